@@ -1,0 +1,262 @@
+"""SCC-DFTB energies and gradients for batches of frames of one molecule.
+
+    E = sum_i f_i <i|H0|i> - T S + 1/2 sum_ab dq_a dq_b gamma_ab + 1/3 sum_ab dq_a^2 dq_b Gamma_ab + E_rep + sum_a q_a
+    phi_a (+ E_D3)
+
+with dq_a the excess electrons of atom a (Mulliken), q_a = -dq_a its gross charge, phi_a the external potential.
+DFTB2: Elstner et al., doi 10.1103/PhysRevB.58.7260; DFTB3: Gaus, Cui, Elstner, doi 10.1021/ct100684s. One charge per
+atom (not per shell), closed shells, no periodic images: these belong to the embedding.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.linalg import LinAlgError  # type: ignore[attr-defined]
+
+from deltaqmmm.dftb.dispersion import D3Dispersion
+from deltaqmmm.dftb.gamma import gamma_function
+from deltaqmmm.dftb.hamiltonian import MatrixBuilder
+from deltaqmmm.dftb.memory import ChargeMemory
+from deltaqmmm.dftb.parameters import load_parameters
+from deltaqmmm.dftb.radial import repulsive_tables
+from deltaqmmm.dftb.retry import self_consistent
+from deltaqmmm.dftb.scc import SCCProblem, SCCSolution
+from deltaqmmm.dftb.settings import DFTBSettings
+from deltaqmmm.errors import ConvergenceError, FrameError, TopologyError
+from deltaqmmm.units import ANGSTROM
+
+logger = logging.getLogger(__name__)
+
+CLOSEST = 0.1
+"""Distance in bohr below which two atoms are refused: no Slater-Koster table reaches there."""
+
+
+@dataclass(frozen=True)
+class DFTBResult:
+    """Results for B frames of n atoms, atomic units.
+
+    Attributes:
+        energies: Mermin free energies, shape (B,), hartree (the total energy at zero electronic temperature).
+        gradients: dE/dR at fixed external potential, shape (B, n, 3), hartree/bohr.
+        charges: Mulliken gross charges, shape (B, n), e; equal to dE/dphi.
+        dipoles: sum_a q_a R_a, shape (B, 3), e bohr; depends on the origin where the molecule is charged.
+        iterations: SCC cycles, shape (B,).
+        terms: Parts of the energy, each (B,), hartree.
+    """
+
+    energies: Tensor
+    gradients: Tensor
+    charges: Tensor
+    dipoles: Tensor
+    iterations: Tensor
+    terms: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class _Geometry:
+    """What depends on positions only; `elements`, `gamma` and `smooth` carry the graph back to `positions`."""
+
+    positions: Tensor
+    distances: Tensor
+    elements: Tensor
+    gamma: Tensor
+    repulsion: Tensor
+    dispersion: Tensor | None
+
+
+class DFTBEngine:
+    """A DFTB calculator for one molecule: elements, charge and settings are fixed, positions and potentials vary."""
+
+    def __init__(
+        self, symbols: Sequence[str], charge: int, settings: DFTBSettings, device: torch.device | str = "cpu"
+    ) -> None:
+        """Read the parameters and prepare all that does not depend on positions.
+
+        Args:
+            symbols: Elements of the n atoms.
+            charge: Total charge, e.
+            settings: Model, parameters and convergence.
+            device: Where to compute.
+
+        Raises:
+            ParameterError: A Slater-Koster file or Hubbard derivative is missing.
+            TopologyError: The number of electrons is odd, or more than the basis holds.
+        """
+        self.settings = settings
+        self.symbols = tuple(symbols)
+        self.charge = charge
+        self.device = torch.device(device)
+        parameters = load_parameters(self.symbols, settings)
+        self._reference = torch.as_tensor(parameters.electrons, device=self.device)
+        self.n_electrons = round(float(parameters.electrons.sum())) - charge
+        self._check_electrons()
+        self._builder = MatrixBuilder(
+            self.symbols, parameters.highest_shells, parameters.onsite, parameters.files, self.device
+        )
+        if not 0 <= self.n_electrons <= 2 * self._builder.n_orbitals:
+            raise TopologyError(
+                f"{self.n_electrons} valence electrons do not fit the {self._builder.n_orbitals} orbitals of the QM "
+                f"region: check [qm] charge (it is {charge})."
+            )
+        pairs = self._builder.pairs
+        hydrogen = np.array([symbol == "H" for symbol in self.symbols])
+        self._gamma = gamma_function(
+            parameters.hubbard,
+            pairs,
+            np.any(hydrogen[pairs], axis=1),
+            settings.damping_exponent if settings.third_order else None,
+            self.device,
+        )
+        self._hubbard = torch.as_tensor(parameters.hubbard, device=self.device)
+        self._derivatives = torch.as_tensor(parameters.hubbard_derivatives, device=self.device)
+        species = [(self.symbols[i], self.symbols[j]) for i, j in pairs]
+        unique = sorted(set(species))
+        self._repulsion = repulsive_tables(
+            [parameters.files[pair].repulsion for pair in unique], [unique.index(s) for s in species], self.device
+        )
+        self._first = torch.as_tensor(pairs[:, 0], device=self.device)
+        self._second = torch.as_tensor(pairs[:, 1], device=self.device)
+        self._dispersion = D3Dispersion(self.symbols, self.device) if settings.dispersion == "d3bj" else None
+        self._memory = ChargeMemory()
+
+    def _check_electrons(self) -> None:
+        if self.n_electrons % 2:
+            raise TopologyError(
+                f"the QM region has {self.n_electrons} valence electrons at charge {self.charge:+d}: an odd number, "
+                "and only closed shells are supported. Check [qm] charge and that the QM selection holds whole "
+                "molecules."
+            )
+
+    def evaluate(self, positions: Tensor, potentials: Tensor) -> DFTBResult:
+        """Energies, gradients and charges of B frames.
+
+        Args:
+            positions: Shape (B, n, 3), bohr.
+            potentials: External potential at the atoms, shape (B, n), hartree/e.
+
+        Raises:
+            FrameError: Positions or potentials are non-finite, or two atoms coincide.
+            ConvergenceError: The SCC of a frame did not converge, after the safer retries.
+        """
+        potentials = potentials.detach().to(self.device)
+        geometry = self._geometry(positions.detach().to(self.device), potentials)
+        hamiltonian, overlap = self._builder.matrices(geometry.elements.detach())
+        gamma, third = self._gamma_matrices(geometry.gamma.detach())
+        problem = SCCProblem(
+            hamiltonian=hamiltonian,
+            overlap=overlap,
+            gamma=gamma,
+            third=third,
+            potential=potentials,
+            atom_of_orbital=self._builder.atom_of_orbital,
+            reference=self._reference,
+            n_electrons=self.n_electrons,
+            temperature=self.settings.electronic_temperature,
+        )
+        start = torch.full_like(potentials, -self.charge / len(self.symbols))
+        if self.settings.warm_start:
+            start = self._memory.recall(geometry.distances, start)
+        solution = self._solve(problem, start)
+        if self.settings.warm_start:
+            self._memory.store(geometry.distances, solution.excess)
+        return self._result(geometry, problem, solution)
+
+    def _solve(self, problem: SCCProblem, start: Tensor) -> SCCSolution:
+        try:
+            return self_consistent(problem, start, self.settings, self.symbols)
+        except LinAlgError as error:
+            raise ConvergenceError(
+                "the overlap or Hamiltonian matrix of the QM region cannot be factorised: the geometry is far from any "
+                "molecule. Look at the last frame; a smaller time step may help."
+            ) from error
+
+    def _geometry(self, positions: Tensor, potentials: Tensor) -> _Geometry:
+        """All functions of the positions, recorded for their gradient."""
+        if positions.shape[1:] != (len(self.symbols), 3) or potentials.shape != positions.shape[:2]:
+            raise FrameError(
+                f"positions {tuple(positions.shape)} and potentials {tuple(potentials.shape)} do not fit "
+                f"{len(self.symbols)} QM atoms."
+            )
+        if not bool(torch.isfinite(positions).all()) or not bool(torch.isfinite(potentials).all()):
+            raise FrameError("positions or external potential of the QM region are not finite.")
+        positions = positions.requires_grad_()
+        with torch.enable_grad():
+            vectors = positions.index_select(1, self._second) - positions.index_select(1, self._first)
+            distances = vectors.norm(dim=-1)
+            self._check_distances(distances.detach())
+            elements = self._builder.elements(vectors / distances.unsqueeze(-1), distances)
+            gamma = self._gamma(distances)
+            repulsion = self._repulsion(distances).sum(-1)
+            dispersion = None if self._dispersion is None else self._dispersion(positions)
+        return _Geometry(positions, distances.detach(), elements, gamma, repulsion, dispersion)
+
+    def _check_distances(self, distances: Tensor) -> None:
+        if distances.shape[1] == 0 or float(distances.min()) >= CLOSEST:
+            return
+        frame, pair = divmod(int(distances.argmin()), distances.shape[1])
+        i, j = int(self._first[pair]), int(self._second[pair])
+        raise FrameError(
+            f"QM atoms {i} ({self.symbols[i]}) and {j} ({self.symbols[j]}) of frame {frame} of the batch are only "
+            f"{float(distances.min()) / ANGSTROM:.4f} angstrom apart."
+        )
+
+    def _gamma_matrices(self, pair_values: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Matrices gamma (B, n, n), and Gamma (B, n, n) with first index the atom whose Hubbard value varies."""
+        n = len(self.symbols)
+        gamma = torch.diag_embed(self._hubbard).expand(len(pair_values), n, n).clone()
+        gamma[:, self._first, self._second] = gamma[:, self._second, self._first] = pair_values[..., 0]
+        if not self.settings.third_order:
+            return gamma, None
+        third = torch.diag_embed(0.5 * self._derivatives).expand(len(pair_values), n, n).clone()
+        third[:, self._first, self._second] = pair_values[..., 1] * self._derivatives[self._first]
+        third[:, self._second, self._first] = pair_values[..., 2] * self._derivatives[self._second]
+        return gamma, third
+
+    def _result(self, geometry: _Geometry, problem: SCCProblem, solution: SCCSolution) -> DFTBResult:
+        """Energy, and its gradient by one pass back through the geometry's functions."""
+        weighted = solution.coefficients * solution.occupations.unsqueeze(1)
+        density = weighted @ solution.coefficients.transpose(1, 2)
+        energy_weighted = (weighted * solution.eigenvalues.unsqueeze(1)) @ solution.coefficients.transpose(1, 2)
+        excess = solution.excess
+        shift = problem.shifts(excess)[:, problem.atom_of_orbital]
+        by_overlap = 0.5 * density * (shift.unsqueeze(-1) + shift.unsqueeze(-2)) - energy_weighted
+        terms = {"band": (density * problem.hamiltonian).sum((1, 2)), **problem.energies(excess)}
+        terms["repulsion"] = geometry.repulsion.detach()
+        if problem.temperature > 0.0:
+            terms["entropy"] = solution.entropy_term
+        outputs = [geometry.elements, geometry.gamma, geometry.repulsion]
+        weights = [
+            self._builder.element_weights(density, by_overlap),
+            self._gamma_weights(excess),
+            torch.ones_like(geometry.repulsion),
+        ]
+        if geometry.dispersion is not None:
+            terms["dispersion"] = geometry.dispersion.detach()
+            outputs.append(geometry.dispersion)
+            weights.append(torch.ones_like(geometry.dispersion))
+        (gradients,) = torch.autograd.grad(outputs, geometry.positions, weights)
+        charges = -excess
+        return DFTBResult(
+            energies=torch.stack(list(terms.values())).sum(0),
+            gradients=gradients,
+            charges=charges,
+            dipoles=(charges.unsqueeze(-1) * geometry.positions.detach()).sum(1),
+            iterations=solution.iterations,
+            terms=terms,
+        )
+
+    def _gamma_weights(self, excess: Tensor) -> Tensor:
+        """dE/d(gamma, dgamma/dU_a, dgamma/dU_b) of each pair, shape (B, P, 3)."""
+        a, b = excess[:, self._first], excess[:, self._second]
+        second = a * b
+        if not self.settings.third_order:
+            return torch.stack([second, torch.zeros_like(a), torch.zeros_like(a)], dim=-1)
+        by_a = second * a * self._derivatives[self._first] / 3.0
+        by_b = second * b * self._derivatives[self._second] / 3.0
+        return torch.stack([second, by_a, by_b], dim=-1)
