@@ -1,0 +1,177 @@
+"""The cutoff embedding: whole MM groups with a smooth weight.
+
+Every neutral MM group g (a water molecule, a residue, an ion) has one weight w_g = S(d_g); d_g is a smooth minimum of
+the distances from its reference atom to the QM atoms, S a quintic switch. Its sites are point charges w_g q_j, and
+
+    phi_a = sum_j w_g(j) q_j / |R_a - r_j|        (or with erf(r / width) / r for charges with a Gaussian blur).
+
+The sum runs over every periodic image of a group that lies within the cutoff; the periodic images of the QM region
+itself are left out, and so is everything beyond the cutoff. The chain rule through w_g acts on QM and MM atoms alike:
+all outputs are differentiable in positions and cells.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from deltaqmmm.embedding.frames import CutoffSettings, EmbeddedFrames
+from deltaqmmm.embedding.pairs import charge_potentials, pair_distances
+from deltaqmmm.embedding.selection import Selection, Selector
+from deltaqmmm.embedding.switching import quintic_switch, smooth_minimum
+from deltaqmmm.errors import ConfigError, FrameError
+from deltaqmmm.periodic import check_cell, check_positions
+from deltaqmmm.results import FloatArray, IntArray
+from deltaqmmm.system import System
+
+CLOSEST_APPROACH = 1e-6
+"""A charge nearer to a QM atom than this is refused, bohr."""
+
+_FAR = 1000.0
+"""Padding starts at this distance from the first QM atom, bohr..."""
+_FAR_STEP = 10.0
+"""... and its points lie this far from each other, bohr, so that no two of them coincide."""
+
+
+class CutoffEmbedding:
+    """Turns positions into what the QM side sees, with a smooth cutoff (see the module's docstring).
+
+    Args:
+        system: The static topology and the QM/MM split.
+        settings: Cutoffs, sharpness and blur.
+        device: Where tensors live and are computed.
+        dtype: Floating type of the computation.
+
+    Raises:
+        ConfigError: A periodic system without a cutoff.
+    """
+
+    def __init__(
+        self,
+        system: System,
+        settings: CutoffSettings,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float64,
+    ) -> None:
+        if system.periodic and settings.inner is None:
+            raise ConfigError(
+                "The system is periodic, but the embedding has no cutoff: it would sum over infinitely many images. "
+                "Set the inner and outer cutoff of the embedding, or make the topology one without a box."
+            )
+        self.system = system
+        self.settings = settings
+        self.device = torch.device(device)
+        self.dtype = dtype
+        self._selector = Selector(system, settings)
+        self._charges = np.append(system.site_charges, 0.0)
+        self._qm_atoms = torch.tensor(system.qm_atoms, device=self.device)
+
+    def __call__(self, positions: Tensor, cells: Tensor | None) -> EmbeddedFrames:
+        """Embed a batch of frames.
+
+        Args:
+            positions: All atoms, in or out of the cell, shape (B, N, 3), bohr.
+            cells: Lattice vectors as rows, shape (B, 3, 3), bohr. Ignored in a system that is not periodic.
+
+        Returns:
+            The QM region, the effective charges and their potentials, differentiable in positions and cells.
+
+        Raises:
+            FrameError: Positions or cells have the wrong shape, are not finite or singular; or a charge sits on a QM
+                atom.
+        """
+        positions = positions.to(device=self.device, dtype=self.dtype)
+        checked = check_positions(positions.detach().cpu().numpy(), len(self.system.symbols))
+        checked_cells: FloatArray | None = None
+        if self.system.periodic:
+            if cells is None:
+                raise FrameError("The topology is periodic, but the frames have no cell. Give the cell of each frame.")
+            cells = cells.to(device=self.device, dtype=self.dtype)
+            checked_cells = check_cell(cells.detach().cpu().numpy())
+            if checked_cells.shape != (len(checked), 3, 3):
+                raise FrameError(
+                    f"The cells have shape {checked_cells.shape}; needed is ({len(checked)}, 3, 3), one for each frame."
+                )
+        else:
+            cells = None
+        return self._embed(positions, cells, self._selector.select(checked, checked_cells))
+
+    def _embed(self, positions: Tensor, cells: Tensor | None, selection: Selection) -> EmbeddedFrames:
+        """Compute everything that is differentiated."""
+        qm_positions = positions.index_select(1, self._qm_atoms)
+        if cells is not None:
+            qm_positions = qm_positions + self._floats(selection.qm_shifts) @ cells
+        mm_positions = self._site_positions(positions, cells, selection)
+        mm_positions = self._move_padding_away(mm_positions, qm_positions, selection.sites)
+        weights = self._weights(qm_positions, mm_positions, selection)
+        mm_charges = self._floats(self._charges[selection.sites]) * weights
+        potentials, smallest = charge_potentials(qm_positions, mm_positions, mm_charges, self.settings.blur_width)
+        if float(smallest.min()) < CLOSEST_APPROACH:
+            raise self._collision(qm_positions.detach(), mm_positions.detach(), selection.sites)
+        return EmbeddedFrames(
+            qm_positions=qm_positions,
+            mm_positions=mm_positions,
+            mm_charges=mm_charges,
+            mm_sites=torch.as_tensor(selection.sites, device=self.device),
+            potentials=potentials,
+        )
+
+    def _site_positions(self, positions: Tensor, cells: Tensor | None, selection: Selection) -> Tensor:
+        """Positions of the sites, shape (B, K, 3): atoms moved to their image, and virtual sites built on them."""
+        n_frames, n_sites = selection.atoms.shape
+        offsets = len(self.system.symbols) * np.arange(n_frames)
+        flat = positions.reshape(-1, 3)
+        places = torch.as_tensor((selection.atoms + offsets[:, None]).reshape(-1), device=self.device)
+        gathered = flat.index_select(0, places).reshape(n_frames, n_sites, 3)
+        if cells is not None:
+            gathered = gathered + self._floats(selection.shifts) @ cells
+        if selection.virtual.size == 0:
+            return gathered
+        frames = selection.virtual // n_sites
+        parents = selection.virtual_parents + offsets[frames][:, None]
+        vertices = flat.index_select(0, torch.as_tensor(parents.reshape(-1), device=self.device)).reshape(-1, 3, 3)
+        if cells is not None:
+            moves = self._floats(selection.virtual_shifts) @ cells[torch.as_tensor(frames, device=self.device)]
+            vertices = vertices + moves
+        weights = self._floats(self.system.site_weights[selection.virtual_numbers])
+        cross = self._floats(self.system.site_cross[selection.virtual_numbers])
+        first, second, third = vertices.unbind(dim=1)
+        normal = torch.linalg.cross(second - first, third - first)
+        built = (weights[..., None] * vertices).sum(dim=1) + cross[:, None] * normal
+        virtual = torch.as_tensor(selection.virtual, device=self.device)
+        return gathered.reshape(-1, 3).index_copy(0, virtual, built).reshape(n_frames, n_sites, 3)
+
+    def _move_padding_away(self, mm_positions: Tensor, qm_positions: Tensor, sites: IntArray) -> Tensor:
+        if sites.size == 0 or sites.min() >= 0:
+            return mm_positions
+        far = qm_positions.detach()[:, :1].repeat(1, sites.shape[1], 1)
+        far[:, :, 0] += _FAR + _FAR_STEP * torch.arange(sites.shape[1], device=self.device, dtype=self.dtype)
+        return torch.where(torch.as_tensor(sites >= 0, device=self.device)[..., None], mm_positions, far)
+
+    def _weights(self, qm_positions: Tensor, mm_positions: Tensor, selection: Selection) -> Tensor:
+        """Weight of the group of each site, shape (B, K)."""
+        places = torch.as_tensor(selection.switched, device=self.device)[..., None].expand(-1, -1, 3)
+        references = mm_positions.gather(1, places)
+        distances = pair_distances(qm_positions, references)
+        smooth = smooth_minimum(distances, self.settings.smooth_minimum_sharpness, dim=1)
+        inner, outer = self.settings.inner, self.settings.outer
+        # Without a cutoff nothing is switched, and `smooth` is an empty tensor that only keeps the outputs
+        # differentiable.
+        switched = smooth if inner is None or outer is None else quintic_switch(smooth, inner, outer)
+        table = torch.cat([switched, switched.new_ones((len(switched), 1))], dim=1)
+        return table.gather(1, torch.as_tensor(selection.weights, device=self.device))
+
+    def _collision(self, qm_positions: Tensor, mm_positions: Tensor, sites: IntArray) -> FrameError:
+        distances = pair_distances(qm_positions, mm_positions)
+        frame, qm_index, slot = (int(index) for index in (distances < CLOSEST_APPROACH).nonzero()[0])
+        site = int(sites[frame, slot])
+        return FrameError(
+            f"MM site {site} (particle {self.system.site_particles[site]}) lies on QM atom "
+            f"{self.system.qm_atoms[qm_index]} in frame {frame} (counted from 0): their distance is below "
+            f"{CLOSEST_APPROACH:g} bohr. Atoms have collided or were given twice: minimise the start structure, and "
+            "check the atom order."
+        )
+
+    def _floats(self, array: FloatArray | IntArray) -> Tensor:
+        return torch.as_tensor(array, device=self.device).to(self.dtype)

@@ -1,0 +1,70 @@
+"""The settings of an embedding, and what it gives back."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from deltaqmmm.errors import ConfigError
+from deltaqmmm.units import ANGSTROM
+
+
+@dataclass(frozen=True)
+class CutoffSettings:
+    """How the surroundings are cut off.
+
+    Attributes:
+        inner: Distance below which an MM group has its full charges, bohr. None: no cutoff at all, every group counts
+            fully (not possible in a periodic system).
+        outer: Distance from which on an MM group has no charges, bohr. Unused when `inner` is None.
+        smooth_minimum_sharpness: beta of the smooth minimum of distances, 1/bohr. The smooth distance is below the
+            distance to the nearest QM atom by at most ln(n_qm) / beta: 0.3 angstrom for 12 QM atoms at the default.
+        blur_width: Width of the Gaussian blur of the MM charges, bohr: their potential is erf(r / width) / r, which is
+            DFTB+'s convention for ``GaussianBlurWidth``. 0: point charges.
+    """
+
+    inner: float | None = 12.0 * ANGSTROM
+    outer: float | None = 14.0 * ANGSTROM
+    smooth_minimum_sharpness: float = 4.0
+    blur_width: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        if not (math.isfinite(self.smooth_minimum_sharpness) and self.smooth_minimum_sharpness > 0.0):
+            raise ConfigError(
+                f"The sharpness of the smooth minimum is {self.smooth_minimum_sharpness}; a positive number is needed."
+            )
+        if not (math.isfinite(self.blur_width) and self.blur_width >= 0.0):
+            raise ConfigError(
+                f"The blur width of the MM charges is {self.blur_width}; zero or a positive number is needed."
+            )
+        if self.inner is None:
+            return
+        if self.outer is None or not (math.isfinite(self.outer) and 0.0 <= self.inner < self.outer):
+            raise ConfigError(
+                f"The embedding switches from {self.inner} to {self.outer} bohr; needed is 0 <= inner < outer, both "
+                "finite. Set both cutoffs, or neither for an isolated system."
+            )
+
+
+@dataclass(frozen=True)
+class EmbeddedFrames:
+    """What the QM side sees of a batch of B frames; every float tensor is differentiable in positions and cells.
+
+    Attributes:
+        qm_positions: The QM region, made whole, shape (B, n_qm, 3), bohr.
+        mm_positions: The charge sites of every group image that counts, shape (B, K, 3), bohr. Frames with fewer sites
+            than K are padded with distinct points far away.
+        mm_charges: Effective charges (weight of the group times charge of the site), shape (B, K), e; 0 on padding.
+        mm_sites: Which site of the system each one is, shape (B, K), int64; -1 on padding. Images of one site repeat
+            it.
+        potentials: Electrostatic potential of the effective charges at the QM atoms, shape (B, n_qm), hartree/e.
+    """
+
+    qm_positions: Tensor
+    mm_positions: Tensor
+    mm_charges: Tensor
+    mm_sites: Tensor
+    potentials: Tensor
