@@ -125,6 +125,11 @@ class DFTBEngine:
         self._dispersion = D3Dispersion(self.symbols, self.device) if settings.dispersion == "d3bj" else None
         self._memory = ChargeMemory()
 
+    @property
+    def n_orbitals(self) -> int:
+        """Size of the basis: the order of the matrices that are diagonalised."""
+        return self._builder.n_orbitals
+
     def _check_electrons(self) -> None:
         if self.n_electrons % 2:
             raise TopologyError(
