@@ -1,0 +1,141 @@
+"""Brings frames of any cell shape and any wrapping into the form that OpenMM computes most precisely.
+
+OpenMM wants lower triangular, reduced box vectors and its bonded forces see no periodicity; its CPU platform keeps
+positions in single precision. So cells are rotated and reduced, molecules are made whole along their bonds, and every
+molecule is moved into the home cell. All of this changes no energy.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from deltaqmmm.errors import FrameError
+from deltaqmmm.periodic import make_whole, minimum_image_shifts, reduce_cell
+from deltaqmmm.results import FloatArray, IntArray
+from deltaqmmm.system import components, spanning_forest
+from deltaqmmm.units import ANGSTROM
+
+_ROUNDING = 1e-12
+"""Elements of a cell below this part of its largest are rounding and count as zero."""
+
+
+@dataclass(frozen=True)
+class StandardCell:
+    """A cell in OpenMM's form.
+
+    Attributes:
+        box: Lower triangular, reduced lattice vectors as rows, shape (3, 3), bohr.
+        rotation: Proper rotation, shape (3, 3): ``r @ rotation`` is in the frame of `box`. None for the identity.
+    """
+
+    box: FloatArray
+    rotation: FloatArray | None
+
+
+def standard_cell(cell: FloatArray, narrowest: float) -> StandardCell:
+    """Return the same lattice with lower triangular, reduced vectors.
+
+    The axes of a lower triangular cell (i-PI's form) are kept; only where that leaves a box narrower than `narrowest`
+    is the shortest basis of the lattice taken.
+
+    Args:
+        cell: Lattice vectors as rows, shape (3, 3), bohr.
+        narrowest: Least diagonal element needed (twice the cutoff), bohr.
+
+    Raises:
+        FrameError: The cell is too small for the cutoff in any basis.
+    """
+    standard = _lower_triangular(cell)
+    if standard.box.diagonal().min() < narrowest:
+        standard = _lower_triangular(reduce_cell(cell).vectors)
+    width = float(standard.box.diagonal().min())
+    if width < narrowest:
+        raise FrameError(
+            f"the cell is {width / ANGSTROM:.3f} angstrom wide, and the MM cutoff of "
+            f"{narrowest / ANGSTROM / 2.0:.3f} angstrom needs {narrowest / ANGSTROM:.3f} angstrom; take a larger "
+            "box or a shorter MM cutoff"
+        )
+    return standard
+
+
+def reduce_box(box: FloatArray) -> FloatArray:
+    """Return a lower triangular box in OpenMM's reduced form.
+
+    The lattice is the same; no off-diagonal element is more than half of the diagonal one above it.
+    """
+    a, b, c = box
+    c = c - b * np.rint(c[1] / b[1])
+    c = c - a * np.rint(c[0] / a[0])
+    b = b - a * np.rint(b[0] / a[0])
+    return np.array([a, b, c])
+
+
+def _lower_triangular(cell: FloatArray) -> StandardCell:
+    """Rotate a cell to lower triangular form with a positive diagonal, and reduce it."""
+    upper = np.abs(np.triu(cell, 1)).max()
+    if upper <= _ROUNDING * np.abs(cell).max() and np.all(cell.diagonal() > 0.0):
+        return StandardCell(reduce_box(np.tril(cell)), None)
+    # A left-handed basis becomes right-handed by turning one vector round: the lattice is the same, and no reflection,
+    # which would change the energy of chiral terms, enters.
+    handed = cell * np.array([1.0, 1.0, np.sign(np.linalg.det(cell))])[:, None]
+    orthogonal, triangular = np.linalg.qr(handed.T)
+    signs = np.sign(triangular.diagonal())
+    return StandardCell(reduce_box(np.tril(triangular.T * signs)), orthogonal * signs)
+
+
+class Imager:
+    """Makes the molecules of frames whole and moves each into the home cell."""
+
+    def __init__(self, n_atoms: int, bonds: list[tuple[int, int]], links: list[tuple[int, int]]) -> None:
+        """Find the molecules.
+
+        Args:
+            n_atoms: Number of atoms N.
+            bonds: Pairs of atoms that are bonded.
+            links: Further pairs that must be in one image; used only where they join what bonds do not.
+        """
+        molecules = components(n_atoms, bonds)
+        joining: list[tuple[int, int]] = []
+        for link in links:
+            if molecules[link[0]] != molecules[link[1]]:
+                joining.append(link)
+                molecules[molecules == molecules[link[1]]] = molecules[link[0]]
+        edges = [*bonds, *joining]
+        molecules = components(n_atoms, edges)
+        _, self._roots = np.unique(molecules, return_index=True)
+        self._molecules = molecules
+        self._tree = spanning_forest(edges, self._roots.tolist())
+        in_tree = {tuple(sorted(pair)) for level in self._tree for pair in level.tolist()}
+        closures = sorted({tuple(sorted(bond)) for bond in bonds} - in_tree)
+        self._closures: IntArray = np.array(closures, dtype=np.int64).reshape(-1, 2)
+
+    def __call__(self, positions: FloatArray, box: FloatArray) -> FloatArray:
+        """Return whole molecules in the home cell.
+
+        Args:
+            positions: Shape (N, 3), bohr.
+            box: Lattice vectors as rows, shape (3, 3), bohr.
+
+        Raises:
+            FrameError: A molecule is bonded to its own periodic image.
+        """
+        whole: FloatArray = make_whole(positions[None], box, self._tree)[0]
+        # Where the root is does not matter to the energy; near the origin it costs no digits.
+        whole -= (np.floor(whole[self._roots] @ np.linalg.inv(box)) @ box)[self._molecules]
+        self._check_closures(whole, box)
+        return whole
+
+    def _check_closures(self, whole: FloatArray, box: FloatArray) -> None:
+        """Refuse networks that span the cell: no choice of images makes them whole."""
+        if not len(self._closures):
+            return
+        vectors = whole[self._closures[:, 0]] - whole[self._closures[:, 1]]
+        broken = np.flatnonzero(np.any(minimum_image_shifts(vectors, box) != 0, axis=1))
+        if broken.size:
+            i, j = self._closures[broken[0]]
+            raise FrameError(
+                f"the bond between atoms {i} and {j} closes on a periodic image: a molecule that is bonded to its "
+                "own image is not supported; check the bonds of the topology and the size of the cell"
+            )
