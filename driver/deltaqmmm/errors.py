@@ -1,7 +1,7 @@
 """The exceptions that deltaqmmm raises.
 
-Each message names the thing at fault, what was got, what is needed, and the remedy. The command line prints the message of
-a `DeltaqmmmError` without a traceback and exits with status 1.
+Each message names the thing at fault, what was got, what is needed, and the remedy. The command line prints the
+message of a `DeltaqmmmError` without a traceback and exits with status 1.
 """
 
 from __future__ import annotations

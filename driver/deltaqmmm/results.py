@@ -19,8 +19,8 @@ class Evaluation:
     Attributes:
         energies: Potential energies, shape (B,), hartree.
         forces: Minus the gradient with respect to the positions, shape (B, N, 3), hartree/bohr.
-        strain_derivatives: dE/d(strain), shape (B, 3, 3), hartree: element (a, b) is the sum over atoms (and cell vectors)
-            of r_a dE/dr_b under r -> r (1 + strain). None where it was not asked for.
+        strain_derivatives: dE/d(strain), shape (B, 3, 3), hartree: element (a, b) is the sum over atoms (and cell
+            vectors) of r_a dE/dr_b under r -> r (1 + strain). None where it was not asked for.
         terms: Named contributions to the energy, each of shape (B,), hartree.
         extras: Further named quantities, first axis B (QM charges in e, dipole in e bohr, SCC iterations, ...).
     """

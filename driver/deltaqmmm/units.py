@@ -1,7 +1,7 @@
 """Unit conversion factors: the one CODATA 2022 set that deltaqmmm uses (tested against `scipy.constants`).
 
-Inside the package everything is in atomic units (hartree, bohr, elementary charge, atomic time). A value is converted where
-a file, the configuration or the screen is met: multiply by ``X`` to go from the unit named ``X`` to atomic units
+Inside the package everything is in atomic units (hartree, bohr, elementary charge, atomic time). A value is converted
+where a file, the configuration or the screen is met: multiply by ``X`` to go from the unit named ``X`` to atomic units
 (``3.0 * ANGSTROM`` is 3 angstrom in bohr), divide to come back.
 """
 

@@ -1,0 +1,73 @@
+# `make demo` and `make test` need nothing but Python >= 3.11: each creates .venv and installs from PyPI.
+# Options:  PYTHON=python3.12       the interpreter to build .venv from
+#           PIP_FLAGS="..."         more flags for pip, e.g. an index with CPU-only torch wheels (a much smaller download)
+#           PYTEST_FLAGS="..."      more flags for pytest
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP_FLAGS ?=
+PYTEST_FLAGS ?=
+PYTEST_WORKERS ?= 2
+
+# Every test process computes on one thread: two workers on two cores.
+SINGLE_THREADED := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
+
+DEMO_STAMP := $(VENV)/.installed-demo
+TEST_STAMP := $(VENV)/.installed-test
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-slow test-all lint format types bench clean
+
+help:  ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(BIN)/python:
+	@command -v $(PYTHON) >/dev/null 2>&1 || { \
+	  echo "make: '$(PYTHON)' is not on PATH. Install Python 3.11 or newer, or say which one: make PYTHON=/path/to/python3.12 ..." >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "make: deltaqmmm needs Python 3.11 or newer, and '$(PYTHON)' is $$($(PYTHON) -V 2>&1). Say which one to use: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@echo "Creating $(VENV) with $$($(PYTHON) -V 2>&1)"
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+	  echo "make: '$(PYTHON) -m venv' failed. On Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+
+$(DEMO_STAMP): $(BIN)/python pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet $(PIP_FLAGS) -c constraints.txt -e '.[demo]'
+	@touch $@
+
+$(TEST_STAMP): $(BIN)/python pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet $(PIP_FLAGS) -c constraints.txt -e '.[test]'
+	@touch $@ $(DEMO_STAMP)
+
+install: $(DEMO_STAMP)  ## create .venv with deltaqmmm and i-PI in it
+
+demo: $(DEMO_STAMP)  ## path-integral MD of uracil in water, end to end (about 3 minutes)
+	$(BIN)/python examples/uracil_water/demo.py
+
+test: lint types  ## lint, format check, types, import rules, and every test not marked slow
+	$(SINGLE_THREADED) $(BIN)/python -m pytest -n $(PYTEST_WORKERS) $(PYTEST_FLAGS)
+
+test-slow: $(TEST_STAMP)  ## only the tests marked slow
+	$(SINGLE_THREADED) $(BIN)/python -m pytest -n $(PYTEST_WORKERS) -m slow $(PYTEST_FLAGS)
+
+test-all: test test-slow  ## both
+
+lint: $(TEST_STAMP)  ## ruff (lint and format) and import-linter
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+types: $(TEST_STAMP)  ## mypy --strict on the package
+	$(BIN)/mypy --strict driver
+
+format: $(TEST_STAMP)  ## rewrite the sources in the house format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(DEMO_STAMP)  ## time the demo box by term and batch size
+	$(BIN)/python benchmarks/run.py
+
+clean:  ## remove .venv and everything that can be made again
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf driver/*.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

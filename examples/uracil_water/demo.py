@@ -1,0 +1,192 @@
+"""The main job from end to end: uracil in flexible water, path-integral MD by i-PI on forces of deltaqmmm.
+
+`make demo` runs this. It builds the system from a SMILES string, starts i-PI and the driver, shows their progress, and
+ends with a table and a figure. Each step is a command that a user would type; they are printed.
+"""
+
+import argparse
+import contextlib
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+HERE = Path(__file__).parent
+BIN = Path(sys.executable).parent
+SMILES = "O=c1cc[nH]c(=O)[nH]1"
+BEADS = 4
+HARTREE_IN_KJ_PER_MOL = 2625.4996
+STALL_SECONDS = 180.0
+COLUMNS = ("step", "time", "conserved", "temperature", "kinetic", "potential")
+
+
+def main():
+    options = parse_arguments()
+    folder = options.folder.resolve()
+    start = time.monotonic()
+    if not (folder / "config.toml").exists():
+        build(folder, options)
+    built = time.monotonic()
+    with contextlib.ExitStack() as stack:
+        follow(folder, options.steps, stack)
+    finished = time.monotonic()
+    columns = read_properties(folder)
+    figure = plot(folder, columns)
+    report(folder, figure, columns, built - start, finished - built)
+
+
+def parse_arguments():
+    parser = argparse.ArgumentParser(description="Path-integral MD of uracil in water: i-PI and deltaqmmm, end to end.")
+    parser.add_argument("--folder", type=Path, default=HERE / "demo", help="where to work (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=300, help="MD steps of 0.5 fs (default: %(default)s)")
+    parser.add_argument("--waters", type=int, default=1000, help="water molecules (default: %(default)s)")
+    return parser.parse_args()
+
+
+def show(command, folder=None):
+    words = [Path(word).name if str(word).startswith(str(BIN)) else str(word) for word in command]
+    print(f"\n$ {shlex.join(words)}" + (f"        (in {os.path.relpath(folder)})" if folder else ""), flush=True)
+
+
+def build(folder, options):
+    command = [BIN / "deltaqmmm", "build", os.path.relpath(folder), SMILES, "--name", "URA"]
+    command += ["--waters", str(options.waters), "--beads", str(BEADS), "--overwrite"]
+    show(command)
+    if subprocess.run(command, check=False).returncode != 0:
+        sys.exit("demo: the build failed; its message stands above.")
+
+
+def start_program(command, folder, log, stack):
+    """Start a program in the folder with its output in a log; it is ended when the stack is left."""
+    show(command, folder)
+    file = stack.enter_context((folder / log).open("w"))
+    path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
+    process = subprocess.Popen(
+        command, cwd=folder, stdout=file, stderr=subprocess.STDOUT, env=os.environ | {"PATH": path}
+    )
+    stack.callback(stop, process)
+    return process
+
+
+def stop(process):
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def follow(folder, steps, stack):
+    """Run i-PI and the driver side by side and show the progress that i-PI writes."""
+    address = f"deltaqmmm_demo_{os.getpid()}"
+    text = (folder / "input.xml").read_text()
+    text = re.sub(r"<address>.*?</address>", f"<address> {address} </address>", text)
+    text = re.sub(r"<total_steps>.*?</total_steps>", f"<total_steps> {steps} </total_steps>", text)
+    (folder / "demo.xml").write_text(text)
+    for old in [*folder.glob("run.*"), *folder.glob("#*#")]:
+        old.unlink()
+    server = start_program([BIN / "i-pi", "demo.xml"], folder, "ipi.log", stack)
+    driver = start_program(
+        [BIN / "deltaqmmm", "drive", "config.toml", "-u", "-a", address], folder, "driver.log", stack
+    )
+    output, last = folder / "run.out", time.monotonic()
+    with tqdm(total=steps, desc="path-integral MD", unit="step") as bar:
+        while True:
+            ended = server.poll() is not None
+            done = steps_done(output)
+            if done > bar.n:
+                bar.update(done - bar.n)
+                last = time.monotonic()
+            if ended and server.returncode == 0 and done >= steps:
+                break
+            failed = ended or driver.poll() not in (None, 0)
+            if failed or time.monotonic() - last > STALL_SECONDS:
+                bar.close()
+                fail(folder, "ended too early" if failed else f"made no step in {STALL_SECONDS:.0f} s")
+            time.sleep(0.25)
+    driver.wait(20)
+
+
+def steps_done(output):
+    if not output.exists():
+        return 0
+    lines = [line for line in output.read_text().splitlines() if not line.startswith("#")]
+    return int(float(lines[-1].split()[0])) if lines and len(lines[-1].split()) == len(COLUMNS) else 0
+
+
+def fail(folder, what):
+    for log in ("driver.log", "ipi.log"):
+        tail = "\n".join((folder / log).read_text().splitlines()[-12:])
+        print(f"\n--- the end of {log}:\n{tail}", file=sys.stderr)
+    sys.exit(f"\ndemo: the simulation {what}; the logs in {folder} say why.")
+
+
+def read_properties(folder):
+    table = np.loadtxt(folder / "run.out")
+    return dict(zip(COLUMNS, table.T, strict=True))
+
+
+def plot(folder, columns):
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(3, 1, figsize=(6.5, 7.0), sharex=True, constrained_layout=True)
+    potential = (columns["potential"] - columns["potential"][0]) * HARTREE_IN_KJ_PER_MOL
+    conserved = (columns["conserved"] - columns["conserved"][0]) * HARTREE_IN_KJ_PER_MOL
+    panels = (
+        (columns["temperature"], "temperature / K"),
+        (potential, "potential energy,\nchange / kJ mol$^{-1}$"),
+        (conserved, "conserved quantity,\nchange / kJ mol$^{-1}$"),
+    )
+    for axis, (values, label) in zip(axes, panels, strict=True):
+        axis.plot(columns["time"], values, linewidth=1.2)
+        axis.set_ylabel(label)
+    axes[0].axhline(300.0, color="black", linewidth=0.8, linestyle="--", label="thermostat")
+    axes[0].legend(frameon=False)
+    axes[0].set_title(f"Uracil (DFTB3) in q-SPC/Fw water, {BEADS} beads, PILE-L, 300 K")
+    axes[-1].set_xlabel("time / fs")
+    figure.align_ylabels(axes)
+    path = folder / "demo.png"
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+    return path
+
+
+def report(folder, figure, columns, build_seconds, run_seconds):
+    n_atoms = int((folder / "init.xyz").read_text().split(maxsplit=1)[0])
+    steps = int(columns["step"][-1])
+    conserved = (columns["conserved"] - columns["conserved"][0]) * HARTREE_IN_KJ_PER_MOL
+    later = columns["temperature"][len(columns["temperature"]) // 2 :]
+    rows = (
+        ("atoms", f"{n_atoms}, of them 12 QM (uracil, DFTB3/3ob)"),
+        ("beads, steps", f"{BEADS}, {steps} of 0.5 fs"),
+        ("temperature, second half", f"{later.mean():.1f} +- {later.std():.1f} K"),
+        ("conserved quantity, largest change", f"{np.abs(conserved).max() / n_atoms * 1000:.2f} J/mol per atom"),
+        ("time to build", f"{build_seconds:.0f} s" if build_seconds > 1 else "built before"),
+        ("time per step (start of programs included)", f"{1000 * run_seconds / steps:.0f} ms for {BEADS} beads"),
+    )
+    width = max(len(name) for name, _ in rows)
+    print()
+    for name, value in rows:
+        print(f"  {name:{width}}  {value}")
+    place = os.path.relpath(folder)
+    print(f"\nFigure:       {os.path.relpath(figure)}")
+    print(f"All else:     {place}/  (config.toml, input.xml, i-PI's run.*, driver.log, ipi.log)")
+    print("Try next:     deltaqmmm check config.toml        the terms, their forces by finite differences, their times")
+    print('              deltaqmmm build mine "YOUR SMILES"  your own molecule in water')
+    print("              more beads or another thermostat: edit input.xml, then `i-pi input.xml` and `deltaqmmm drive`")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,45 @@
+"""What all tests share: one thread each, and a skip that says what is missing."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+# Before anything imports numpy or torch: the workers of pytest-xdist share the cores.
+for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OPENMM_CPU_THREADS"):
+    os.environ.setdefault(_name, "1")
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+
+torch.set_num_threads(1)
+
+DATA = Path(__file__).parent / "data"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if torch.cuda.is_available():
+        return
+    skip = pytest.mark.skip(reason=f"no CUDA device was found (torch {torch.__version__})")
+    for item in items:
+        if item.get_closest_marker("gpu") is not None:
+            item.add_marker(skip)
+
+
+@pytest.fixture(scope="session")
+def data_folder() -> Path:
+    """The folder of test data."""
+    return DATA
+
+
+@pytest.fixture(scope="session")
+def slater_koster_folder() -> Path:
+    """Folder of the 3ob-3-1 files of the AmberTools wheel; skips without it."""
+    from deltaqmmm.dftb import DFTBSettings
+    from deltaqmmm.dftb.slater_koster import candidate_folders
+
+    candidates = candidate_folders(DFTBSettings())
+    for folder in candidates:
+        if (folder / "C-H.skf").is_file():
+            return folder
+    pytest.skip(f"no 3ob-3-1 Slater-Koster files in {', '.join(map(str, candidates))}")
