@@ -1,0 +1,195 @@
+"""The sections and keys of the configuration file: their kinds, defaults and meaning, in the units the file uses.
+
+This is the one place where a key is declared. Reading, the messages about wrong values and the table that
+`deltaqmmm config` prints all follow from it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from deltaqmmm.config.kinds import (
+    Kind,
+    RejectedValueError,
+    atom_numbers,
+    boolean,
+    choice,
+    element_table,
+    integer,
+    key,
+    names,
+    number,
+    path,
+    text,
+)
+
+
+def _device() -> Kind:
+    need = '"cpu", "cuda", "cuda:N" or "auto"'
+
+    def convert(value: object, _: Path) -> str:
+        if not isinstance(value, str) or not re.fullmatch(r"cpu|auto|cuda(:\d+)?", value.lower()):
+            raise RejectedValueError(need)
+        return value.lower()
+
+    return Kind(need, convert)
+
+
+@dataclass(frozen=True)
+class SystemSection:
+    """[system]: the molecular topology."""
+
+    topology: Path = key(path(), "Amber prmtop, GROMACS .top or OpenMM System XML, told apart by content")
+    coordinates: Path | None = key(
+        path(),
+        "Amber inpcrd/rst7, .gro or .pdb with the same particles: checks the atom order, and lets the driver warm up",
+        None,
+    )
+    include_folder: Path | None = key(path(folder=True), "where the includes of a GROMACS topology are searched", None)
+
+
+@dataclass(frozen=True)
+class QMSection:
+    """[qm]: the QM region; give `residues` or `atoms`."""
+
+    residues: tuple[str, ...] | None = key(names(), "residue names: every residue of these names is QM", None)
+    atoms: str | tuple[int, ...] | None = key(
+        atom_numbers(), "atoms as i-PI counts them, from 0, virtual sites not counted", None
+    )
+    charge: int = key(integer(), "total charge of the QM region, e", 0)
+
+
+@dataclass(frozen=True)
+class DFTBSection:
+    """[dftb]: the electronic structure method of the QM region."""
+
+    engine: str = key(choice("builtin"), "the program that computes it", "builtin")
+    model: str = key(choice("dftb3", "dftb2"), "full third order (DFTB3) or second order (DFTB2)", "dftb3")
+    parameters: str = key(text(), "name of the Slater-Koster set, which is also the name of its folder", "3ob-3-1")
+    parameter_folder: Path | None = key(
+        path(folder=True),
+        "folder of the A-B.skf files; if absent, the set is searched in DFTB_PREFIX and in the AmberTools wheel",
+        None,
+    )
+    hubbard_derivatives: Mapping[str, float] | None = key(
+        element_table(number()), "dU/dq by element, hartree/e: adds to and overrides the built-in 3ob values", None
+    )
+    highest_shells: Mapping[str, int] | None = key(
+        element_table(integer(minimum=0, maximum=2)),
+        "highest angular momentum by element (s 0, p 1, d 2): adds to and overrides the built-in values",
+        None,
+    )
+    hydrogen_damping_exponent: float = key(
+        number(minimum=0.0),
+        "zeta of the damped gamma of pairs with hydrogen (DFTB3 only); 0: no damping",
+        4.0,
+    )
+    electronic_temperature_kelvin: float = key(
+        number(minimum=0.0, maximum=1e5), "temperature of the Fermi filling; 0 fills the lowest orbitals", 0.0
+    )
+    scc_tolerance: float = key(
+        number(above=0.0, maximum=1e-3), "largest change of any Mulliken charge in the last SCC cycle, e", 1e-8
+    )
+    max_scc_iterations: int = key(integer(minimum=1), "SCC cycles of the first attempt; safer retries take more", 100)
+    dispersion: str = key(choice("none", "d3bj"), "dispersion correction of the QM region: D3 with BJ damping", "none")
+    warm_start: bool = key(boolean(), "start the SCC from the charges of the nearest earlier frame", True)
+    device: str = key(_device(), 'where torch computes; "auto" takes a CUDA device if there is one', "cpu")
+
+
+@dataclass(frozen=True)
+class EmbeddingSection:
+    """[embedding]: the MM charges that the QM region feels."""
+
+    kind: str = key(choice("cutoff", "all"), "groups within a cutoff, or all of them (isolated systems only)", "cutoff")
+    inner_angstrom: float = key(number(minimum=0.0), "below this distance a group has its full charges", 12.0)
+    outer_angstrom: float = key(number(above=0.0), "from this distance on a group has no charges", 14.0)
+    sharpness_per_bohr: float = key(
+        number(above=0.0), "sharpness of the smooth minimum that defines a group's distance from the QM region", 4.0
+    )
+    charge_blur_angstrom: float = key(
+        number(minimum=0.0), "width b of Gaussian MM charges, whose potential is erf(r/b)/r; 0: point charges", 0.0
+    )
+
+
+@dataclass(frozen=True)
+class MMSection:
+    """[mm]: molecular mechanics with OpenMM. The distances hold for Amber and GROMACS files; an XML brings its own."""
+
+    platform: str = key(
+        choice("auto", "CPU", "CUDA", "OpenCL", "HIP", "Reference"), 'OpenMM platform; "auto" takes the fastest', "auto"
+    )
+    precision: str = key(
+        choice("single", "mixed", "double"), "on GPU platforms; CPU is always single, Reference always double", "mixed"
+    )
+    threads: int = key(integer(minimum=0), "threads of the CPU platform; 0: as many as [driver] threads", 0)
+    deterministic: bool = key(boolean(), "sum forces in a fixed order: equal positions give equal bits", True)
+    cutoff_angstrom: float = key(
+        number(minimum=2.0), "Lennard-Jones and direct-space Ewald cutoff, at most half the box", 9.0
+    )
+    switch_angstrom: float | None = key(
+        number(minimum=0.0),
+        "where Lennard-Jones begins to be switched off; absent: 1 angstrom before the cutoff; 0: truncated",
+        None,
+    )
+    ewald_tolerance: float = key(number(above=0.0, maximum=0.05), "Ewald error tolerance", 1e-5)
+    dispersion_correction: bool = key(boolean(), "add the mean-field Lennard-Jones energy beyond the cutoff", True)
+    virial: bool = key(boolean(), "also compute the virial, which barostats need: 12 more MM energies per frame", False)
+
+
+@dataclass(frozen=True)
+class DriverSection:
+    """[driver]: how `deltaqmmm drive` runs; its flags override these keys."""
+
+    threads: int = key(
+        integer(minimum=0), "CPU threads of torch and, if [mm] threads is 0, of OpenMM; 0: as they choose", 0
+    )
+    wait_seconds: float = key(number(minimum=0.0), "how long to wait for i-PI's socket to appear", 60.0)
+    reconnect_seconds: float = key(
+        number(minimum=0.0), "how long to look for i-PI again after a lost connection; 0 ends the run", 0.0
+    )
+    status_seconds: float = key(number(above=0.0), "time between two status lines", 10.0)
+
+
+@dataclass(frozen=True)
+class Config:
+    """A whole configuration file, checked.
+
+    Attributes:
+        file: The file it came from, absolute.
+        system: Section [system].
+        qm: Section [qm].
+        dftb: Section [dftb].
+        embedding: Section [embedding].
+        mm: Section [mm].
+        driver: Section [driver].
+    """
+
+    file: Path
+    system: SystemSection
+    qm: QMSection
+    dftb: DFTBSection
+    embedding: EmbeddingSection
+    mm: MMSection
+    driver: DriverSection
+
+
+SECTIONS: Mapping[
+    str,
+    type[SystemSection]
+    | type[QMSection]
+    | type[DFTBSection]
+    | type[EmbeddingSection]
+    | type[MMSection]
+    | type[DriverSection],
+] = {
+    "system": SystemSection,
+    "qm": QMSection,
+    "dftb": DFTBSection,
+    "embedding": EmbeddingSection,
+    "mm": MMSection,
+    "driver": DriverSection,
+}
+"""Section name to the dataclass that declares its keys, in the order of the documentation."""

@@ -1,0 +1,91 @@
+from dataclasses import replace
+
+import pytest
+import torch
+
+from deltaqmmm.config import read_config
+from deltaqmmm.config.loading import (
+    cutoff_settings,
+    dftb_settings,
+    load_potential,
+    nonbonded_settings,
+    openmm_settings,
+    torch_device,
+)
+from deltaqmmm.errors import ConfigError, TopologyError
+from deltaqmmm.units import ANGSTROM, KELVIN
+
+
+def config_of(data_folder, tmp_path, extra="", name="uracil_droplet", qm='residues = ["URA"]'):
+    systems = data_folder / "mm_systems"
+    file = tmp_path / "config.toml"
+    file.write_text(
+        f'[system]\ntopology = "{systems / name}.prmtop"\ncoordinates = "{systems / name}.rst7"\n[qm]\n{qm}\n{extra}'
+    )
+    return read_config(file)
+
+
+def test_the_units_of_the_file_end_here(data_folder, tmp_path):
+    config = config_of(
+        data_folder,
+        tmp_path,
+        """
+[dftb]
+electronic_temperature_kelvin = 1500
+[embedding]
+inner_angstrom = 9
+outer_angstrom = 11
+charge_blur_angstrom = 0.5
+[mm]
+cutoff_angstrom = 7
+""",
+    )
+    assert dftb_settings(config).electronic_temperature == pytest.approx(1500 * KELVIN)
+    assert dftb_settings(config).damping_exponent == 4.0
+    embedding = cutoff_settings(config)
+    assert (embedding.inner, embedding.outer) == (pytest.approx(9 * ANGSTROM), pytest.approx(11 * ANGSTROM))
+    assert embedding.blur_width == pytest.approx(0.5 * ANGSTROM)
+    nonbonded = nonbonded_settings(config)
+    assert nonbonded.cutoff == pytest.approx(7 * ANGSTROM)
+    assert nonbonded.switch_distance == pytest.approx(6 * ANGSTROM)
+
+
+def test_zero_stands_for_nothing(data_folder, tmp_path):
+    config = config_of(
+        data_folder, tmp_path, "[dftb]\nhydrogen_damping_exponent = 0\n[mm]\nswitch_angstrom = 0\nthreads = 0\n"
+    )
+    assert dftb_settings(config).damping_exponent is None
+    assert nonbonded_settings(config).switch_distance is None
+    assert openmm_settings(config).threads is None
+
+
+def test_mm_threads_follow_those_of_the_driver(data_folder, tmp_path):
+    config = config_of(data_folder, tmp_path, "[driver]\nthreads = 3\n")
+    assert openmm_settings(config).threads == 3
+    assert openmm_settings(replace(config, mm=replace(config.mm, threads=2))).threads == 2
+
+
+def test_no_cutoff(data_folder, tmp_path):
+    assert cutoff_settings(config_of(data_folder, tmp_path, '[embedding]\nkind = "all"\n')).inner is None
+
+
+def test_no_cutoff_in_a_periodic_system_is_refused(data_folder, tmp_path):
+    config = config_of(
+        data_folder, tmp_path, '[embedding]\nkind = "all"\n[mm]\ncutoff_angstrom = 7\n', name="uracil_box"
+    )
+    with pytest.raises(ConfigError, match='kind = "all" needs an isolated system'):
+        load_potential(config)
+
+
+def test_rigid_water_is_refused(data_folder, tmp_path):
+    config = config_of(data_folder, tmp_path, name="rigid_water", qm='atoms = "0-2"')
+    with pytest.raises(TopologyError, match="no rigid molecules"):
+        load_potential(config)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device was found: nothing to refuse")
+def test_a_cuda_device_that_is_not_there(data_folder, tmp_path):
+    config = config_of(data_folder, tmp_path, '[dftb]\ndevice = "cuda"\n')
+    with pytest.raises(ConfigError, match="finds 0 CUDA devices"):
+        torch_device(config)
+    assert torch_device(replace(config, dftb=replace(config.dftb, device="auto"))).type == "cpu"
