@@ -177,9 +177,8 @@ class Trajectory:
 
 
 def show(result):
-    print(
-        f"\n{result['hardware']['processor']}, {result['hardware']['cores']} cores; medians of {result['rounds']} rounds"
-    )
+    machine = result["hardware"]
+    print(f"\n{machine['processor']}, {machine['cores']} cores; medians of {result['rounds']} rounds")
     print("ms for the whole batch; the last two columns per frame")
     names = (
         "threads",
