@@ -37,7 +37,7 @@ from deltaqmmm.results import FloatArray, IntArray
 
 EXPONENT_PER_HUBBARD = 16.0 / 5.0
 SERIES_BELOW = 0.02
-"""Relative half difference of two exponents below which the series is used; there both forms are good to nine digits."""
+"""Relative half difference of two exponents below which the series is used; both forms have nine digits there."""
 
 # P_k(x) of the docstring, lowest power first: the Taylor expansion of S in (delta/tau)^2.
 _SERIES = (
