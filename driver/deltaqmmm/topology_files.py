@@ -30,7 +30,7 @@ class NonbondedSettings:
     """How MM nonbonded interactions are computed (Amber and GROMACS files; an OpenMM XML system brings its own).
 
     The defaults conserve energy: with the Lennard-Jones switch and this Ewald tolerance nothing jumps by more than
-    about 1e-5 of a pair energy when a pair crosses the cutoff.
+    about 5e-5 of a pair energy when a pair crosses the cutoff.
 
     Attributes:
         cutoff: Lennard-Jones and direct-space Ewald cutoff, bohr (default 9 angstrom). At most half the cell's width.
@@ -42,7 +42,7 @@ class NonbondedSettings:
 
     cutoff: float = 9.0 * ANGSTROM
     switch_distance: float | None = 8.0 * ANGSTROM
-    ewald_tolerance: float = 1.0e-5
+    ewald_tolerance: float = 5.0e-5
     dispersion_correction: bool = True
 
     def __post_init__(self) -> None:

@@ -129,8 +129,9 @@ def load_potential(config: Config) -> LoadedPotential:
     Raises:
         InputError: A file, a selection or a setting cannot be used.
     """
-    if config.driver.threads > 0:
-        torch.set_num_threads(config.driver.threads)
+    # OpenMM computes at the same time. Two sets of threads that wait for each other on the same cores are many times
+    # slower than one thread of torch, whose matrices are small.
+    torch.set_num_threads(config.dftb.threads)
     device = torch_device(config)
     topology = read_topology(config)
     if topology.periodic and config.embedding.kind == "all":

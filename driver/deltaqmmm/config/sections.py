@@ -96,6 +96,11 @@ class DFTBSection:
     max_scc_iterations: int = key(integer(minimum=1), "SCC cycles of the first attempt; safer retries take more", 100)
     dispersion: str = key(choice("none", "d3bj"), "dispersion correction of the QM region: D3 with BJ damping", "none")
     warm_start: bool = key(boolean(), "start the SCC from the charges of the nearest earlier frame", True)
+    threads: int = key(
+        integer(minimum=1),
+        "CPU threads of torch beside those of OpenMM; more than 1 can pay for large QM regions on many cores only",
+        1,
+    )
     device: str = key(_device(), 'where torch computes; "auto" takes a CUDA device if there is one', "cpu")
 
 
@@ -125,7 +130,9 @@ class MMSection:
         choice("single", "mixed", "double"), "on GPU platforms; CPU is always single, Reference always double", "mixed"
     )
     threads: int = key(integer(minimum=0), "threads of the CPU platform; 0: as many as [driver] threads", 0)
-    deterministic: bool = key(boolean(), "sum forces in a fixed order: equal positions give equal bits", True)
+    deterministic: bool = key(
+        boolean(), "sum forces in a fixed order: with one thread, equal positions give equal bits", True
+    )
     cutoff_angstrom: float = key(
         number(minimum=2.0), "Lennard-Jones and direct-space Ewald cutoff, at most half the box", 9.0
     )
@@ -134,7 +141,7 @@ class MMSection:
         "where Lennard-Jones begins to be switched off; absent: 1 angstrom before the cutoff; 0: truncated",
         None,
     )
-    ewald_tolerance: float = key(number(above=0.0, maximum=0.05), "Ewald error tolerance", 1e-5)
+    ewald_tolerance: float = key(number(above=0.0, maximum=0.05), "Ewald error tolerance", 5e-5)
     dispersion_correction: bool = key(boolean(), "add the mean-field Lennard-Jones energy beyond the cutoff", True)
     virial: bool = key(boolean(), "also compute the virial, which barostats need: 12 more MM energies per frame", False)
 
@@ -144,7 +151,7 @@ class DriverSection:
     """[driver]: how `deltaqmmm drive` runs; its flags override these keys."""
 
     threads: int = key(
-        integer(minimum=0), "CPU threads of torch and, if [mm] threads is 0, of OpenMM; 0: as they choose", 0
+        integer(minimum=0), "CPU threads of OpenMM where [mm] threads does not say; 0: as many as there are cores", 0
     )
     wait_seconds: float = key(number(minimum=0.0), "how long to wait for i-PI's socket to appear", 60.0)
     reconnect_seconds: float = key(

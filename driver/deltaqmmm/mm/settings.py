@@ -19,7 +19,8 @@ class OpenMMSettings:
         precision: "single", "mixed" or "double" on the GPU platforms. The CPU platform always computes pair forces in
             single precision, and Reference everything in double.
         threads: Threads of the CPU platform; None lets OpenMM take one per core.
-        deterministic: Sum forces in a fixed order, so that equal positions give equal bits (CPU and CUDA).
+        deterministic: Sum forces in a fixed order, so that equal positions give equal bits (CUDA, and CPU with one
+            thread).
         virial: Also compute the strain derivative, by central differences: 12 more energies per frame.
         strain_step: Dimensionless step of those differences; None takes the best for the platform's precision.
     """

@@ -50,7 +50,7 @@ def build_uracil() -> None:
     Chem.MolToMolFile(molecule, "uracil.sdf")
     antechamber = "antechamber -i uracil.sdf -fi sdf -o uracil.mol2 -fo mol2 -at gaff2 -c gas -rn URA -nc 0 -pf y -dr n"
     subprocess.run(antechamber.split(), check=True)
-    subprocess.run(["parmchk2", "-i", "uracil.mol2", "-f", "mol2", "-o", "uracil.frcmod", "-s", "gaff2"], check=True)
+    subprocess.run(["parmchk2", "-i", "uracil.mol2", "-f", "mol2", "-o", "uracil.frcmod", "-s", "2"], check=True)
     for name, script in (("uracil.in", LEAP_URACIL), ("rigid.in", LEAP_RIGID)):
         Path(name).write_text(script)
         subprocess.run(["tleap", "-f", name], check=True)
