@@ -82,6 +82,9 @@ def _add_box(group: argparse._ArgumentGroup) -> None:
     size.add_argument("--box", type=float, nargs="+", metavar="ANGSTROM", help="one edge (cubic) or three")
     group.add_argument("--shape", choices=("cubic", "orthorhombic"), default="cubic", help="default %(default)s")
     group.add_argument("--water-model", default="qspcfw", metavar="MODEL", help="qspcfw (default) or spcfw")
+    group.add_argument(
+        "--cutoff", type=float, default=9.0, metavar="ANGSTROM", help="of MM interactions; at most half the box (9)"
+    )
     group.add_argument("--salt", type=float, default=0.0, metavar="MOLAR", help="added NaCl, mol/l")
 
 
@@ -107,6 +110,12 @@ def _add_preparation(group: argparse._ArgumentGroup) -> None:
         "--pressure", type=float, metavar="BAR", help="equilibrate at this pressure (default: fixed box)"
     )
     group.add_argument("--seed", type=int, default=1, metavar="N", help="of every random choice (default 1)")
+    group.add_argument(
+        "--reproducible",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="one CPU thread, so that a seed repeats to the last bit (default); the other is faster for large boxes",
+    )
 
 
 def _add_run(group: argparse._ArgumentGroup) -> None:
@@ -145,6 +154,7 @@ def make_options(options: argparse.Namespace) -> BuildOptions:
         topology=options.topology,
         coordinates=options.coordinates,
         include_dir=options.include_dir,
+        cutoff_angstrom=options.cutoff,
         minimise=options.minimise,
         equilibrate_ps=options.equilibrate,
         pressure_bar=options.pressure,
@@ -155,6 +165,7 @@ def make_options(options: argparse.Namespace) -> BuildOptions:
         ensemble=options.ensemble,
         threads=options.threads,
         seed=options.seed,
+        reproducible=options.reproducible,
         overwrite=options.overwrite,
         show_progress=not options.quiet and sys.stderr.isatty(),
     )

@@ -52,6 +52,8 @@ def test_the_defaults_are_those_of_the_library():
         (["O", "--ensemble", "nve"], "ensemble", "nve"),
         (["O", "--threads", "4"], "threads", 4),
         (["O", "--seed", "9"], "seed", 9),
+        (["O", "--no-reproducible"], "reproducible", False),
+        (["O", "--cutoff", "8"], "cutoff_angstrom", 8.0),
         (["O", "--overwrite"], "overwrite", True),
         (["O", "--quiet"], "show_progress", False),
     ],
