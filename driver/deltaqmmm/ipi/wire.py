@@ -182,6 +182,8 @@ def _with_peek(read: Read, what: str, name_offset: int) -> Read:
         )
 
     def resume(length: int, what: str) -> bytearray:
+        if not head:
+            return read(length, what)
         taken = bytearray(head[:length])
         del head[:length]
         if len(taken) < length:
