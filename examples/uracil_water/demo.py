@@ -45,7 +45,7 @@ def main():
 def parse_arguments():
     parser = argparse.ArgumentParser(description="Path-integral MD of uracil in water: i-PI and deltaqmmm, end to end.")
     parser.add_argument("--folder", type=Path, default=HERE / "demo", help="where to work (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=300, help="MD steps of 0.5 fs (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=500, help="MD steps of 0.5 fs (default: %(default)s)")
     parser.add_argument("--waters", type=int, default=1000, help="water molecules (default: %(default)s)")
     return parser.parse_args()
 

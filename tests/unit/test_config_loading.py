@@ -59,6 +59,13 @@ def test_zero_stands_for_nothing(data_folder, tmp_path):
     assert openmm_settings(config).threads is None
 
 
+def test_ewald_tolerance_is_tighter_with_a_virial(data_folder, tmp_path):
+    assert nonbonded_settings(config_of(data_folder, tmp_path, "")).ewald_tolerance == 5e-5
+    assert nonbonded_settings(config_of(data_folder, tmp_path, "[mm]\nvirial = true\n")).ewald_tolerance == 1e-5
+    text = "[mm]\nvirial = true\newald_tolerance = 1e-4\n"
+    assert nonbonded_settings(config_of(data_folder, tmp_path, text)).ewald_tolerance == 1e-4
+
+
 def test_mm_threads_follow_those_of_the_driver(data_folder, tmp_path):
     config = config_of(data_folder, tmp_path, "[driver]\nthreads = 3\n")
     assert openmm_settings(config).threads == 3

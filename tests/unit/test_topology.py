@@ -13,7 +13,7 @@ from deltaqmmm.topology import NonbondedSettings, load_topology
 from deltaqmmm.units import ANGSTROM, DALTON, NANOMETRE
 
 DATA = Path(__file__).parents[1] / "data" / "mm_systems"
-SHORT = NonbondedSettings(cutoff=8.0 * ANGSTROM, switch_distance=7.0 * ANGSTROM)
+SHORT = NonbondedSettings(cutoff=8.0 * ANGSTROM, switch_distance=7.0 * ANGSTROM, ewald_tolerance=1e-5)
 FILES = {
     "amber": ("uracil_box.prmtop", "uracil_box.rst7"),
     "gromacs": ("uracil_box.top", "uracil_box.gro"),

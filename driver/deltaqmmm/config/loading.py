@@ -42,6 +42,11 @@ class LoadedPotential:
     device: torch.device
 
 
+EWALD_TOLERANCE = 5e-5
+EWALD_TOLERANCE_WITH_VIRIAL = 1e-5
+"""The virial comes from differences of energies under small strains, which see the error of the Ewald sum enlarged."""
+
+
 def nonbonded_settings(config: Config) -> NonbondedSettings:
     """The [mm] distances and Ewald tolerance, in bohr."""
     mm = config.mm
@@ -49,7 +54,7 @@ def nonbonded_settings(config: Config) -> NonbondedSettings:
     return NonbondedSettings(
         cutoff=mm.cutoff_angstrom * ANGSTROM,
         switch_distance=switch * ANGSTROM if switch > 0.0 else None,
-        ewald_tolerance=mm.ewald_tolerance,
+        ewald_tolerance=mm.ewald_tolerance or (EWALD_TOLERANCE_WITH_VIRIAL if mm.virial else EWALD_TOLERANCE),
         dispersion_correction=mm.dispersion_correction,
     )
 

@@ -141,7 +141,9 @@ class MMSection:
         "where Lennard-Jones begins to be switched off; absent: 1 angstrom before the cutoff; 0: truncated",
         None,
     )
-    ewald_tolerance: float = key(number(above=0.0, maximum=0.05), "Ewald error tolerance", 5e-5)
+    ewald_tolerance: float | None = key(
+        number(above=0.0, maximum=0.05), "Ewald error tolerance; absent: 5e-5, and 1e-5 if the virial is computed", None
+    )
     dispersion_correction: bool = key(boolean(), "add the mean-field Lennard-Jones energy beyond the cutoff", True)
     virial: bool = key(boolean(), "also compute the virial, which barostats need: 12 more MM energies per frame", False)
 

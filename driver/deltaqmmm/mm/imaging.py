@@ -2,7 +2,7 @@
 
 OpenMM wants lower triangular, reduced box vectors and its bonded forces see no periodicity; its CPU platform keeps
 positions in single precision. So cells are rotated and reduced, molecules are made whole along their bonds, and every
-molecule is moved into the home cell. All of this changes no energy.
+molecule is kept in or near the home cell. All of this changes no energy.
 """
 
 from __future__ import annotations
@@ -85,8 +85,17 @@ def _lower_triangular(cell: FloatArray) -> StandardCell:
     return StandardCell(reduce_box(np.tril(triangular.T * signs)), orthogonal * signs)
 
 
+_STRAY = 0.5
+"""How far, in cell lengths, a molecule may leave the home cell before it is moved back."""
+
+
 class Imager:
-    """Makes the molecules of frames whole and moves each into the home cell."""
+    """Makes the molecules of frames whole and keeps each in or near the home cell.
+
+    A molecule is put where it was in the frame before, as near as its images allow, and moved back into the home cell
+    only when it has strayed. OpenMM makes new neighbour lists whenever an atom has moved far: molecules at a face of
+    the cell that changed sides from bead to bead would cost more than the forces.
+    """
 
     def __init__(self, n_atoms: int, bonds: list[tuple[int, int]], links: list[tuple[int, int]]) -> None:
         """Find the molecules.
@@ -110,9 +119,10 @@ class Imager:
         in_tree = {tuple(sorted(pair)) for level in self._tree for pair in level.tolist()}
         closures = sorted({tuple(sorted(bond)) for bond in bonds} - in_tree)
         self._closures: IntArray = np.array(closures, dtype=np.int64).reshape(-1, 2)
+        self._last: FloatArray | None = None
 
     def __call__(self, positions: FloatArray, box: FloatArray) -> FloatArray:
-        """Return whole molecules in the home cell.
+        """Return whole molecules in or near the home cell.
 
         Args:
             positions: Shape (N, 3), bohr.
@@ -122,8 +132,12 @@ class Imager:
             FrameError: A molecule is bonded to its own periodic image.
         """
         whole: FloatArray = make_whole(positions[None], box, self._tree)[0]
-        # Where the root is does not matter to the energy; near the origin it costs no digits.
-        whole -= (np.floor(whole[self._roots] @ np.linalg.inv(box)) @ box)[self._molecules]
+        roots = whole[self._roots] @ np.linalg.inv(box)
+        shifts = np.floor(roots) if self._last is None else np.rint(roots - self._last)
+        stray = np.any(np.abs(roots - shifts - 0.5) > 0.5 + _STRAY, axis=1)
+        shifts[stray] = np.floor(roots[stray])
+        self._last = roots - shifts
+        whole -= (shifts @ box)[self._molecules]
         self._check_closures(whole, box)
         return whole
 

@@ -12,7 +12,7 @@ from deltaqmmm.topology import NonbondedSettings, load_topology
 from deltaqmmm.units import ANGSTROM
 
 DATA = Path(__file__).parents[2] / "data" / "mm_systems"
-SHORT = NonbondedSettings(cutoff=8.0 * ANGSTROM, switch_distance=7.0 * ANGSTROM)
+SHORT = NonbondedSettings(cutoff=8.0 * ANGSTROM, switch_distance=7.0 * ANGSTROM, ewald_tolerance=1e-5)
 
 
 class Case:

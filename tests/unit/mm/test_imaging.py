@@ -82,3 +82,20 @@ def test_molecule_bonded_to_its_own_image():
     positions = np.array([[0.0, 0.0, 0.0], [4.0, 0.0, 0.0], [8.0, 0.0, 0.0]])
     with pytest.raises(FrameError, match=r"bond between atoms 1 and 2 closes on a periodic image"):
         Imager(3, [(0, 1), (1, 2), (2, 0)], [])(positions, box)
+
+
+def test_molecules_at_a_face_stay_where_they_were():
+    """A molecule that crosses a face by a little does not jump by a cell; one that has strayed comes home."""
+    box = np.diag([10.0, 12.0, 14.0])
+    imager = Imager(3, [(0, 1)], [])
+    start = np.array([[9.9, 5.0, 5.0], [10.5, 5.0, 5.0], [0.1, 3.0, 3.0]])
+    np.testing.assert_allclose(imager(start, box), start)
+    across = start + np.array([0.3, 0.0, 0.0])
+    np.testing.assert_allclose(imager(across, box), across)
+    below = start - np.array([0.3, 0.0, 0.0]) + np.array([1, -2, 3]) @ box
+    np.testing.assert_allclose(imager(below, box), start - np.array([0.3, 0.0, 0.0]))
+    for step in range(1, 20):
+        moved = imager(start + np.array([step * 1.0, 0.0, 0.0]), box)
+        assert np.all(moved[[0, 2]] > -0.5 * box[0, 0])
+        assert np.all(moved[[0, 2], 0] < 1.5 * box[0, 0])
+        np.testing.assert_allclose(moved[1] - moved[0], start[1] - start[0], atol=1e-12)
