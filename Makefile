@@ -17,7 +17,7 @@ DEMO_STAMP := $(VENV)/.installed-demo
 TEST_STAMP := $(VENV)/.installed-test
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow test-all lint format types bench clean
+.PHONY: help install demo test test-quick lint format types bench clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,13 +44,11 @@ install: $(DEMO_STAMP)  ## create .venv with deltaqmmm and i-PI in it
 demo: $(DEMO_STAMP)  ## path-integral MD of uracil in water, end to end (about 3 minutes)
 	$(BIN)/python examples/uracil_water/demo.py
 
-test: lint types  ## lint, format check, types, import rules, and every test not marked slow
+test: lint types  ## lint, format check, types, import rules, and every test
 	$(SINGLE_THREADED) $(BIN)/python -m pytest -n $(PYTEST_WORKERS) $(PYTEST_FLAGS)
 
-test-slow: $(TEST_STAMP)  ## only the tests marked slow
-	$(SINGLE_THREADED) $(BIN)/python -m pytest -n $(PYTEST_WORKERS) -m slow $(PYTEST_FLAGS)
-
-test-all: test test-slow  ## both
+test-quick: $(TEST_STAMP)  ## only the tests not marked slow
+	$(SINGLE_THREADED) $(BIN)/python -m pytest -n $(PYTEST_WORKERS) -m "not slow" $(PYTEST_FLAGS)
 
 lint: $(TEST_STAMP)  ## ruff (lint and format) and import-linter
 	$(BIN)/ruff check .

@@ -250,3 +250,15 @@ def test_dispersion_is_attractive_and_zero_without_it():
 
 def test_closest_distance_is_below_any_bond():
     assert 0.5 * ANGSTROM > engine_module.CLOSEST
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("settings", [DFTBSettings(**TIGHT), DFTBSettings(**TIGHT, electronic_temperature=1e-2)])
+def test_gpu_equals_cpu(settings):
+    symbols, charge, _ = frame("dihydrogen_phosphate")
+    positions = torch.stack([frame("dihydrogen_phosphate", seed)[2] for seed in range(4)])
+    phi = torch.stack([potential(len(symbols), seed) for seed in range(4)])
+    results = [DFTBEngine(symbols, charge, settings, device).evaluate(positions, phi) for device in ("cpu", "cuda")]
+    assert float((results[0].energies - results[1].energies.cpu()).abs().max()) < 1e-10
+    assert torch.allclose(results[0].gradients, results[1].gradients.cpu(), atol=1e-9)
+    assert torch.allclose(results[0].charges, results[1].charges.cpu(), atol=1e-9)
