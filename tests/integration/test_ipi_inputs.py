@@ -2,18 +2,16 @@
 
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.integration.ipi.server import unique_name
+from tests.integration.pair import run_pair
 
 INPUTS = Path(__file__).parents[2] / "ipi_inputs"
 CASES = sorted(path.parent.name for path in INPUTS.glob("*/input.xml"))
-BIN = Path(sys.executable).parent
 STEPS, BEADS = 2, 2
 # Of ipi_inputs/system/init.xyz, hartree; float32 forces of the CPU platform leave the last digits open.
 FIRST_POTENTIAL = -25.79998
@@ -38,17 +36,7 @@ def test_case_runs(case, tmp_path):
     ):
         text = re.sub(pattern, value, text)
     (folder / "input.xml").write_text(text)
-    processes = [subprocess.Popen([BIN / "i-pi", "input.xml"], cwd=folder, stdout=subprocess.DEVNULL)]
-    try:
-        if "<ffsocket" in text:
-            drive = [BIN / "deltaqmmm", "drive", "config.toml", "-u", "-a", address, "--quiet"]
-            processes.append(subprocess.Popen(drive, cwd=folder))
-        codes = [process.wait(120) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
-    assert codes == [0] * len(codes)
+    run_pair(folder, ["-u", "-a", address] if "<ffsocket" in text else None, timeout=120)
     properties = np.loadtxt(folder / "run.out")
     assert properties.shape[0] == STEPS + 1
     assert np.isfinite(properties).all()

@@ -1,17 +1,14 @@
 """Conservation of energy through i-PI: 1 ps of the demo box at constant energy."""
 
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from deltaqmmm.build import BuildOptions, build_system
 from tests.integration.ipi.server import unique_name
+from tests.integration.pair import run_pair
 
-BIN = Path(sys.executable).parent
 STEPS, STEP_FEMTOSECOND = 4000, 0.25
 DRIFT = 5e-7
 INNER, OUTER = 12.0, 14.0
@@ -42,17 +39,7 @@ def test_energy_is_conserved_for_one_picosecond(tmp_path):
     text = re.sub(r"<address>.*?</address>", f"<address> {address} </address>", text)
     text = text.replace("verbosity='medium'", "verbosity='low' floatformat='%20.12e'")
     (folder / "input.xml").write_text(text)
-    with (folder / "ipi.log").open("w") as log:
-        processes = [subprocess.Popen([BIN / "i-pi", "input.xml"], cwd=folder, stdout=log, stderr=log)]
-        drive = [BIN / "deltaqmmm", "drive", "config.toml", "-u", "-a", address, "--quiet"]
-        processes.append(subprocess.Popen(drive, cwd=folder))
-        try:
-            codes = [process.wait(1800) for process in processes]
-        finally:
-            for process in processes:
-                process.kill()
-                process.wait()
-    assert codes == [0, 0]
+    run_pair(folder, ["-u", "-a", address], timeout=1800)
     table = np.loadtxt(folder / "run.out")
     assert len(table) == STEPS + 1
     time, conserved, potential = table[:, 1] / 1000.0, table[:, 2], table[:, 5]

@@ -1,8 +1,6 @@
 """The QM/MM potential over every transport: the same 20 steps of 4 beads, and independence of the SCC's history."""
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +9,9 @@ from deltaqmmm.build.ipi_input import init_xyz, input_xml
 from deltaqmmm.system import System
 from deltaqmmm.topology import load_topology
 from tests.integration.ipi.server import free_port, unique_name
+from tests.integration.pair import run_pair
 
 DATA = Path(__file__).parents[1] / "data" / "mm_systems"
-BIN = Path(sys.executable).parent
 STEPS, BEADS = 20, 4
 # QM atoms and waters from near to far.
 ATOMS = (*range(12), 12, 13, 50, 51, 200, 341)
@@ -72,17 +70,7 @@ def run(folder, mode, batch_size):
         "shm": ["--shm", "-a", address],
         "inet": ["-a", "localhost", "-p", str(port)],
     }
-    with (folder / "ipi.log").open("w") as log:
-        processes = [subprocess.Popen([BIN / "i-pi", "input.xml"], cwd=folder, stdout=log, stderr=log)]
-        command = [BIN / "deltaqmmm", "drive", "config.toml", *flags[mode], "--quiet"]
-        processes.append(subprocess.Popen(command, cwd=folder))
-        try:
-            codes = [process.wait(150) for process in processes]
-        finally:
-            for process in processes:
-                process.kill()
-                process.wait()
-    assert codes == [0, 0], (folder / "ipi.log").read_text()[-2000:]
+    run_pair(folder, flags[mode], timeout=150)
     table = np.loadtxt(folder / "run.out")
     assert len(table) == STEPS + 1
     return table[:, 1:], table[:, 0]
