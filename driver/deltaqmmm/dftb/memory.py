@@ -33,8 +33,9 @@ class ChargeMemory:
 
     def store(self, distances: Tensor, charges: Tensor) -> None:
         """Remember B frames; the oldest are forgotten."""
+        # All frames of the newest batch are kept, however large it is.
+        capacity = max(self._capacity, len(charges))
         if self._distances is not None and self._charges is not None:
             distances = torch.cat([self._distances, distances])
             charges = torch.cat([self._charges, charges])
-        capacity = max(self._capacity, len(charges))
         self._distances, self._charges = distances[-capacity:].clone(), charges[-capacity:].clone()

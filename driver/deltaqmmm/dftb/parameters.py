@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from deltaqmmm.dftb.settings import DFTBSettings
-from deltaqmmm.dftb.slater_koster import SlaterKosterFile, find_file, read_slater_koster
+from deltaqmmm.dftb.slater_koster import RepulsiveSpline, SlaterKosterFile, find_file, read_slater_koster
 from deltaqmmm.errors import ParameterError
 from deltaqmmm.results import FloatArray
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,15 @@ def load_parameters(symbols: Sequence[str], settings: DFTBSettings) -> Molecular
     for (first, second), file in files.items():
         if file.spacing != files[second, first].spacing:
             raise ParameterError(f"the files {first}-{second}.skf and {second}-{first}.skf have different grid steps.")
+        if isinstance(file.repulsion, RepulsiveSpline) and file.repulsion.head[0] <= 0.0:
+            logger.warning(
+                "The repulsion in %s-%s.skf grows with distance below %.2f bohr (spline head a1 = %g): atoms nearer "
+                "than that get nonsense energies. Use another set for this pair.",
+                first,
+                second,
+                file.repulsion.knots[0],
+                file.repulsion.head[0],
+            )
     atoms = {}
     highest = {}
     for element in elements:

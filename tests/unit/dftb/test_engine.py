@@ -209,6 +209,15 @@ def test_refusals_at_construction(symbols, charge, settings, error, words):
         DFTBEngine(symbols, charge, DFTBSettings(**settings))
 
 
+def test_an_unphysical_repulsion_is_warned_of(caplog):
+    """3ob-3-1 ships a P-Cl spline whose exponential head grows with distance."""
+    DFTBEngine(["P", "Cl"], 0, DFTBSettings())
+    assert "P-Cl.skf grows with distance" in caplog.text
+    caplog.clear()
+    DFTBEngine(["O", "H", "H"], 0, DFTBSettings())
+    assert caplog.text == ""
+
+
 def test_given_hubbard_derivatives_are_used():
     symbols, charge, positions = frame("water")
     phi = torch.zeros(1, 3, dtype=torch.float64)

@@ -34,6 +34,21 @@ def test_simple_format(tmp_path):
     file = read_slater_koster(path, homonuclear=True)
     assert file.spacing == 0.5
     # Columns from the left: dd(0..2) pd(0,1) pp(0,1) sd sp ss, Hamiltonian and then overlap.
+    order = [
+        (2, 2, 0),
+        (2, 2, 1),
+        (2, 2, 2),
+        (1, 2, 0),
+        (1, 2, 1),
+        (1, 1, 0),
+        (1, 1, 1),
+        (0, 2, 0),
+        (0, 1, 0),
+        (0, 0, 0),
+    ]
+    for column, channel in enumerate(order):
+        assert file.hamiltonian[channel][0] == pytest.approx(0.01 * column)
+        assert file.overlap[channel][0] == pytest.approx(0.01 * (column + 10))
     assert file.hamiltonian[0, 0, 0][0] == pytest.approx(0.09)
     assert file.overlap[1, 1, 1][2] == pytest.approx(0.16 + 0.2)
     np.testing.assert_allclose(file.atom.onsite_energies, [-0.5, -0.2, 0.0])
