@@ -1,4 +1,4 @@
-"""An i-PI socket driver for ML-corrected DFTB QM/MM forces."""
+"""An i-PI socket driver for DFTB QM/MM forces."""
 
 from __future__ import annotations
 

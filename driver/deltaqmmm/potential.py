@@ -92,6 +92,10 @@ class Potential:
         """Evaluate once without remembering the cells, so that what is made on first use is ready before a run."""
         return self._evaluate(cells, positions)
 
+    def start_again(self) -> None:
+        """Forget the cell of the run so far: the next frames may come from another server."""
+        self._cells = None
+
     def evaluate(self, cells: FloatArray, positions: FloatArray) -> Evaluation:
         """Evaluate B frames.
 
@@ -123,7 +127,7 @@ class Potential:
             raise FrameError(
                 f"the cell changed by {change.max():.3g} bohr during the run, but the virial is not computed: a "
                 "barostat would be driven by a wrong pressure. Set virial = true under [mm] (12 more MM energies per "
-                "frame), or keep the cell fixed."
+                "frame), also for replicas in different cells, or keep the cell fixed."
             )
 
     def _evaluate(self, cells: FloatArray, positions: FloatArray) -> Evaluation:

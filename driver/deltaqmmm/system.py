@@ -23,6 +23,10 @@ Tree = tuple[IntArray, ...]
 """Levels of (child, parent) pairs, breadth first: every parent is a root or a child of an earlier level."""
 
 
+CHARGED = 1e-3
+"""Charge in e above which a group does not count as neutral."""
+
+
 @dataclass(frozen=True, eq=False)
 class System:
     """What every part of the potential must know before the first frame; made by `System.from_topology`.
@@ -80,6 +84,12 @@ class System:
     site_parents: IntArray
     site_weights: FloatArray
     site_cross: FloatArray
+
+    @property
+    def n_charged_groups(self) -> int:
+        """Number of groups whose charge is not zero (ions, charged residues), which a cutoff truncates abruptly."""
+        charges = np.bincount(self.site_groups, weights=self.site_charges, minlength=self.n_groups)
+        return int((np.abs(charges) > CHARGED).sum())
 
     @property
     def n_atoms(self) -> int:

@@ -66,6 +66,12 @@ def describe(loaded: LoadedPotential) -> str:
         ("MM", f"OpenMM on {loaded.mm.platform}{threads}"),
         ("virial", virial),
     ]
+    if embedding.kind == "cutoff" and system.n_charged_groups:
+        rows.append(("WARNING", f"{system.n_charged_groups} MM groups (ions, charged residues) are not neutral:"))
+        rows.append(
+            ("", "their whole Coulomb energy with the QM region is switched off over the cutoff, which pulls them")
+        )
+        rows.append(("", "across it. Keep them inside or outside the switch, or widen it ([embedding] inner, outer)."))
     lines = [f"deltaqmmm {__version__}, {config.file}"]
     return "\n".join([*lines, *[f"  {name:<10} {value}" for name, value in rows]])
 

@@ -90,12 +90,19 @@ def run(options: argparse.Namespace) -> int:
     say(warm_up(loaded, options.frames))
     system = loaded.system
     status = StatusLine(sys.stderr, config.driver.status_seconds, enabled=not options.quiet)
+    checked = CheckedOrder(loaded.potential.evaluate, loaded.topology, system)
+
+    def start_again() -> None:
+        checked.start_again()
+        loaded.potential.start_again()
+
     client = Client(
         address,
-        CheckedOrder(loaded.potential.evaluate, loaded.topology, system),
+        checked,
         ExpectedFrames(system.n_atoms, system.periodic),
         settings,
         on_step=status.update,
+        on_connect=start_again,
         notify=say,
     )
     try:

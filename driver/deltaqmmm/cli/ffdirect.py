@@ -2,7 +2,7 @@
 
 In the i-PI input, with deltaqmmm installed beside i-PI::
 
-    <ffdirect name='qmmm'>
+    <ffdirect name='qmmm' threaded='True'>
       <pes> custom </pes>
       <pes_path> .../deltaqmmm/cli/ffdirect.py </pes_path>
       <parameters> { config: config.toml } </parameters>

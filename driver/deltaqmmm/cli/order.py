@@ -21,15 +21,15 @@ if TYPE_CHECKING:
     from deltaqmmm.system import System
     from deltaqmmm.topology import Topology
 
-BROKEN = 2.0
+BROKEN = {"mm": 1.5, "qm": 1.35}
 """A bond longer than this many times the sum of the covalent radii is no bond."""
 
 
 class CheckedOrder:
     """An evaluation whose first batch is checked for the order of its atoms.
 
-    MM bonds never break, so one that is broken gives the wrong order away. QM bonds may break (a proton moves), so only
-    half of them or more count.
+    MM bonds never break, so one that is broken gives the wrong order away. QM bonds may break (a proton moves, a group
+    leaves), so there it takes an atom that has lost two of its bonds, or half of all bonds.
     """
 
     def __init__(self, evaluate: Evaluate, topology: Topology, system: System) -> None:
@@ -43,6 +43,10 @@ class CheckedOrder:
         self._evaluate = evaluate
         self._topology = topology
         self._system = system
+        self._checked = False
+
+    def start_again(self) -> None:
+        """Check the next batch too: it may come from another server."""
         self._checked = False
 
     def __call__(self, cells: FloatArray, positions: FloatArray) -> Evaluation:
@@ -63,8 +67,8 @@ def check_order(topology: Topology, system: System, cells: FloatArray, positions
     if len(bonds) == 0:
         return
     radii = np.array([covalent_radii[atomic_numbers[symbol]] for symbol in system.symbols]) * ANGSTROM
-    longest = BROKEN * radii[bonds].sum(axis=1)
     is_qm = np.isin(bonds[:, 0], system.qm_atoms)
+    longest = np.where(is_qm, BROKEN["qm"], BROKEN["mm"]) * radii[bonds].sum(axis=1)
     for frame, frame_positions in enumerate(positions):
         vectors = frame_positions[bonds[:, 1]] - frame_positions[bonds[:, 0]]
         if system.periodic:
@@ -72,7 +76,8 @@ def check_order(topology: Topology, system: System, cells: FloatArray, positions
         lengths = np.linalg.norm(vectors, axis=1)
         broken = lengths > longest
         guilty = broken & ~is_qm
-        if is_qm.any() and broken[is_qm].mean() >= 0.5:
+        lost = np.bincount(bonds[broken & is_qm].ravel(), minlength=1)
+        if lost.max() >= 2 or (is_qm.any() and broken[is_qm].mean() >= 0.5):
             guilty = guilty | (broken & is_qm)
         if guilty.any():
             index = int(np.flatnonzero(guilty)[0])

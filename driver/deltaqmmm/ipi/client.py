@@ -78,6 +78,7 @@ class Client:
         expected: The number of atoms, and whether the cell matters.
         settings: Time limits, shared memory and reconnection.
         on_step: Called after each reply. Keep it short: the server waits for the next STATUS.
+        on_connect: Called at each new connection, before its first frame: the server may be another one.
         notify: Gets one sentence at each turn of events (waiting, connected, lost).
     """
 
@@ -89,6 +90,7 @@ class Client:
         settings: ClientSettings | None = None,
         *,
         on_step: Callable[[StepReport], None] | None = None,
+        on_connect: Callable[[], None] | None = None,
         notify: Notify | None = None,
     ) -> None:
         self._address = address
@@ -96,6 +98,7 @@ class Client:
         self._expected = expected
         self._settings = settings or ClientSettings()
         self._on_step = on_step or (lambda report: None)
+        self._on_connect = on_connect or (lambda: None)
         self._notify = notify or (lambda text: None)
         self._steps = 0
 
@@ -161,6 +164,7 @@ class Client:
             contextlib.closing(self._conversation(channel, stop)) as conversation,
         ):
             self._notify(f"Connected to {self._address}.")
+            self._on_connect()
             try:
                 conversation.run()
             except NothingReceivedError:

@@ -22,6 +22,32 @@ def test_two_exchanged_water_atoms_are_named(droplet):
         check_order(droplet.topology, droplet.system, NO_CELL, positions[None])
 
 
+@pytest.mark.parametrize("order", [(1, 0, 2), (2, 0, 1)], ids=["O and H1 exchanged", "H, O, H"])
+def test_another_order_inside_a_water_molecule_is_noticed(droplet, order):
+    positions = droplet.topology.positions.copy()
+    positions[12:15] = positions[[12 + place for place in order]]
+    with pytest.raises(FrameError, match="WAT 2"):
+        check_order(droplet.topology, droplet.system, NO_CELL, positions[None])
+
+
+def test_a_carbon_and_its_hydrogen_exchanged_are_noticed(droplet):
+    positions = droplet.topology.positions.copy()
+    symbols, bonds = droplet.system.qm_symbols, droplet.topology.bonds
+    carbon, hydrogen = next((i, j) for i, j in bonds if (symbols + ("",) * 999)[i] == "C" and symbols[j] == "H")
+    positions[[carbon, hydrogen]] = positions[[hydrogen, carbon]]
+    with pytest.raises(FrameError, match="of URA 1"):
+        check_order(droplet.topology, droplet.system, NO_CELL, positions[None])
+
+
+def test_another_server_is_checked_again(droplet):
+    checked = CheckedOrder(lambda cells, positions: None, droplet.topology, droplet.system)
+    good = droplet.topology.positions[None]
+    checked(NO_CELL, good)
+    checked.start_again()
+    with pytest.raises(FrameError):
+        checked(NO_CELL, 3.0 * good)
+
+
 def test_a_whole_frame_in_other_units_is_noticed(droplet):
     with pytest.raises(FrameError, match="or in other units"):
         check_order(droplet.topology, droplet.system, NO_CELL, droplet.topology.positions[None] * ANGSTROM * 2)
