@@ -67,5 +67,5 @@ bench: $(DEMO_STAMP)  ## time the demo box by term and batch size
 
 clean:  ## remove .venv and everything that can be made again
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
-	rm -rf driver/*.egg-info
+	rm -rf driver/*.egg-info examples/uracil_water/demo
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
