@@ -31,6 +31,10 @@ class FrameError(InputError):
     """Positions or cells are non-finite, singular, or of the wrong shape."""
 
 
+class DatasetError(InputError):
+    """A dataset file is missing, damaged, foreign, or made with other settings than the ones at hand."""
+
+
 class ConvergenceError(DeltaqmmmError):
     """An iterative calculation did not reach its tolerance, after every safer retry."""
 

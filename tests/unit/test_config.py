@@ -131,7 +131,7 @@ def test_text_that_is_not_utf8(folder):
         ("[mm]\ninner_angstrom = 12", ["[mm] has no key 'inner_angstrom'", "belongs under [embedding]"]),
         ("[dftb]\nxyzzy = 1", ["'xyzzy'", "the keys of [dftb] are engine, model"]),
         ("[embeding]\nkind = 'all'", ["'embeding'", "did you mean [embedding]?"]),
-        ("[xyzzy]", ["'xyzzy'", "[system], [qm], [dftb], [embedding], [mm], [driver]"]),
+        ("[xyzzy]", ["'xyzzy'", "[system], [qm], [dftb], [embedding], [mm], [reference], [driver]"]),
     ],
 )
 def test_unknown_names_are_refused_with_the_nearest_known_one(folder, extra, expected):

@@ -84,6 +84,14 @@ def test_no_cutoff_in_a_periodic_system_is_refused(data_folder, tmp_path):
         load_potential(config)
 
 
+def test_gromacs_without_coordinates_is_refused(data_folder, tmp_path):
+    """Without its .gro a GROMACS box would silently become an isolated system."""
+    topology = data_folder / "mm_systems" / "uracil_box.top"
+    (tmp_path / "config.toml").write_text(f'[system]\ntopology = "{topology}"\n[qm]\nresidues = ["URA"]\n')
+    with pytest.raises(ConfigError, match=r"GROMACS topology, which holds no box: give the \.gro file"):
+        load_potential(read_config(tmp_path / "config.toml"))
+
+
 def test_rigid_water_is_refused(data_folder, tmp_path):
     config = config_of(data_folder, tmp_path, name="rigid_water", qm='atoms = "0-2"')
     with pytest.raises(TopologyError, match="no rigid molecules"):

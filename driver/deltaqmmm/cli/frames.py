@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
@@ -42,12 +42,14 @@ class Frame:
         positions: Shape (N, 3), bohr.
         cell: Lattice vectors as rows, shape (3, 3), bohr; None where the file has none.
         label: For messages: "frame 3 of run.xyz", counted from 0.
+        info: What else the file says about the frame: the key=value pairs of an extended xyz file, by name.
     """
 
     symbols: tuple[str, ...]
     positions: FloatArray
     cell: FloatArray | None
     label: str
+    info: Mapping[str, object] = field(default_factory=dict)
 
 
 def read_frames(file: Path, system: System) -> Iterator[Frame]:
@@ -110,7 +112,7 @@ def _read_ase(file: Path) -> Iterator[Frame]:
             cell = np.asarray(atoms.cell.array, dtype=np.float64) * ANGSTROM if atoms.cell.rank == 3 else None
             positions = np.asarray(atoms.positions, dtype=np.float64) * ANGSTROM
             symbols = tuple(chemical_symbols[number] for number in atoms.numbers)
-            yield Frame(symbols, positions, cell, f"frame {index} of {file}")
+            yield Frame(symbols, positions, cell, f"frame {index} of {file}", dict(atoms.info))
     except FrameError:
         raise
     except Exception as error:

@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from deltaqmmm.cli import build, check, drive, evaluate, keys
+from deltaqmmm.cli import build, check, drive, evaluate, info, keys, label
 from deltaqmmm.errors import DeltaqmmmError
 from deltaqmmm.version import __version__
 
@@ -22,12 +22,12 @@ def make_parser() -> argparse.ArgumentParser:
     common.add_argument("--debug", action="store_true", help="show the traceback of an error, and more messages")
     parser = argparse.ArgumentParser(
         prog="deltaqmmm",
-        description="ML-corrected DFTB QM/MM forces for i-PI.",
+        description="DFTB QM/MM forces for i-PI.",
         epilog="`deltaqmmm COMMAND --help` explains a command, `deltaqmmm config` the configuration file.",
     )
     parser.add_argument("--version", action="version", version=f"deltaqmmm {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for module in (build, drive, evaluate, check, keys):
+    for module in (build, drive, evaluate, check, label, info, keys):
         module.add_parser(commands, [common])
     return parser
 
@@ -59,6 +59,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         # The reader of our output (head, less) has gone: no more output, and none at interpreter exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILURE
+    except OSError as error:
+        if options.debug:
+            raise
+        print(f"deltaqmmm {options.command}: {error}. Check the file, its permissions and the space.", file=sys.stderr)
         return EXIT_FAILURE
 
 

@@ -14,6 +14,7 @@ from deltaqmmm.mm import OpenMMEngine, OpenMMSettings
 from deltaqmmm.potential import Potential
 from deltaqmmm.system import System, parse_selection
 from deltaqmmm.topology import NonbondedSettings, Topology, load_topology
+from deltaqmmm.topology_files import detect_kind
 from deltaqmmm.units import ANGSTROM, KELVIN
 
 
@@ -122,10 +123,35 @@ def torch_device(config: Config) -> torch.device:
 
 
 def read_topology(config: Config) -> Topology:
-    """The topology of [system], and its coordinates where given."""
+    """The topology of [system], and its coordinates where given.
+
+    Raises:
+        ConfigError: A GROMACS topology stands alone: only its coordinate file tells whether there is a box.
+    """
+    if config.system.coordinates is None and detect_kind(config.system.topology) == "gromacs":
+        raise ConfigError(
+            f"{config.file}: [system] topology = {config.system.topology.name} is a GROMACS topology, which holds no "
+            "box: give the .gro file as coordinates, or the system would be taken for an isolated one."
+        )
     return load_topology(
         config.system.topology, config.system.coordinates, nonbonded_settings(config), config.system.include_folder
     )
+
+
+def load_split(config: Config) -> tuple[Topology, System]:
+    """Read the topology and split it into QM region and surroundings.
+
+    Raises:
+        InputError: A file or the selection cannot be used, or the embedding does not fit the system.
+    """
+    topology = read_topology(config)
+    if topology.periodic and config.embedding.kind == "all":
+        raise ConfigError(
+            f'{config.file}: [embedding] kind = "all" needs an isolated system, and {config.system.topology.name} is '
+            'periodic: take kind = "cutoff".'
+        )
+    selection = parse_selection(config.qm.atoms, topology, config.qm.residues)
+    return topology, System.from_topology(topology, selection, config.qm.charge)
 
 
 def load_potential(config: Config) -> LoadedPotential:
@@ -138,14 +164,7 @@ def load_potential(config: Config) -> LoadedPotential:
     # slower than one thread of torch, whose matrices are small.
     torch.set_num_threads(config.dftb.threads)
     device = torch_device(config)
-    topology = read_topology(config)
-    if topology.periodic and config.embedding.kind == "all":
-        raise ConfigError(
-            f'{config.file}: [embedding] kind = "all" needs an isolated system, and {config.system.topology.name} is '
-            'periodic: take kind = "cutoff".'
-        )
-    selection = parse_selection(config.qm.atoms, topology, config.qm.residues)
-    system = System.from_topology(topology, selection, config.qm.charge)
+    topology, system = load_split(config)
     dftb = DFTBEngine(system.qm_symbols, config.qm.charge, dftb_settings(config), device)
     embedding = CutoffEmbedding(system, cutoff_settings(config), device)
     mm = OpenMMEngine(topology, system, openmm_settings(config))

@@ -18,11 +18,14 @@ from deltaqmmm.config.sections import (
     EmbeddingSection,
     MMSection,
     QMSection,
+    ReferenceSection,
     SystemSection,
 )
 from deltaqmmm.errors import ConfigError
 
-Section = TypeVar("Section", SystemSection, QMSection, DFTBSection, EmbeddingSection, MMSection, DriverSection)
+Section = TypeVar(
+    "Section", SystemSection, QMSection, DFTBSection, EmbeddingSection, MMSection, ReferenceSection, DriverSection
+)
 
 
 def read_config(file: Path | str) -> Config:
@@ -48,6 +51,7 @@ def read_config(file: Path | str) -> Config:
         dftb=_section(DFTBSection, "dftb", document, file),
         embedding=_section(EmbeddingSection, "embedding", document, file),
         mm=_section(MMSection, "mm", document, file),
+        reference=_section(ReferenceSection, "reference", document, file),
         driver=_section(DriverSection, "driver", document, file),
     )
     _check_together(config, document, file)

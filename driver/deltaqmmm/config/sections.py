@@ -149,6 +149,33 @@ class MMSection:
 
 
 @dataclass(frozen=True)
+class ReferenceSection:
+    """[reference]: the method of `deltaqmmm label`, computed by PySCF for the QM region in the same charges."""
+
+    functional: str = key(text(), 'functional by PySCF\'s name ("pbe0", "b3lyp", "wb97x", ...), or "hf"', "pbe0")
+    basis: str = key(text(), "basis set by PySCF's name", "def2-svp")
+    density_fitting: bool = key(
+        boolean(), "fit the density in the Coulomb and exchange terms: several times faster", True
+    )
+    auxiliary_basis: str | None = key(text(), "basis of the density fit; absent: PySCF's choice for the basis", None)
+    grid_level: int = key(integer(minimum=0, maximum=9), "PySCF's level of the integration grid", 3)
+    grid_response: bool = key(
+        boolean(), "let the gradients include the motion of the grid: then they are the exact derivative", True
+    )
+    dispersion: str = key(
+        choice("none", "d3bj"), "dispersion correction: D3 with BJ damping and the functional's parameters", "d3bj"
+    )
+    energy_tolerance_hartree: float = key(
+        number(above=0.0, maximum=1e-4), "largest change of the energy in the last SCF cycle", 1e-9
+    )
+    max_scf_cycles: int = key(integer(minimum=1), "SCF cycles of the first attempt; safer retries take more", 60)
+    memory_megabyte: int = key(integer(minimum=200), "memory that PySCF may use in each process", 4000)
+    device: str = key(
+        choice("cpu", "cuda", "auto"), '"cuda" computes with gpu4pyscf; "auto" does where it is installed', "cpu"
+    )
+
+
+@dataclass(frozen=True)
 class DriverSection:
     """[driver]: how `deltaqmmm drive` runs; its flags override these keys."""
 
@@ -173,6 +200,7 @@ class Config:
         dftb: Section [dftb].
         embedding: Section [embedding].
         mm: Section [mm].
+        reference: Section [reference].
         driver: Section [driver].
     """
 
@@ -182,6 +210,7 @@ class Config:
     dftb: DFTBSection
     embedding: EmbeddingSection
     mm: MMSection
+    reference: ReferenceSection
     driver: DriverSection
 
 
@@ -192,6 +221,7 @@ SECTIONS: Mapping[
     | type[DFTBSection]
     | type[EmbeddingSection]
     | type[MMSection]
+    | type[ReferenceSection]
     | type[DriverSection],
 ] = {
     "system": SystemSection,
@@ -199,6 +229,7 @@ SECTIONS: Mapping[
     "dftb": DFTBSection,
     "embedding": EmbeddingSection,
     "mm": MMSection,
+    "reference": ReferenceSection,
     "driver": DriverSection,
 }
 """Section name to the dataclass that declares its keys, in the order of the documentation."""

@@ -1,0 +1,220 @@
+"""`deltaqmmm label`: reference and baseline labels of frames, into a dataset file."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from tqdm import tqdm
+
+from deltaqmmm.cli.frames import Frame, read_frames
+from deltaqmmm.config import read_config
+from deltaqmmm.errors import InputError
+from deltaqmmm.version import __version__
+
+if TYPE_CHECKING:
+    from deltaqmmm.dataset import Dataset, Failure, Source
+    from deltaqmmm.reference.labelling import RawFrame
+    from deltaqmmm.system import System
+
+DESCRIPTION = """\
+Compute reference labels of frames with PySCF ([reference] of the configuration), and the baseline's beside them.
+
+A label is the energy of the QM region in the effective charges of the embedding, with its derivatives by QM positions,
+MM positions and effective charges (each at fixed others). Every finished frame is kept at once in OUTPUT.parts, so the
+same command goes on after any interruption; at the end all frames are joined in OUTPUT. Frames that OUTPUT has already
+are not computed again, so a dataset grows by naming more frames. Ctrl-C writes what is done so far.
+
+A frame whose SCF fails, also after safer retries, is recorded with the reason and passed over: `deltaqmmm info OUTPUT`
+lists it. The exit status is 1 only if no frame at all could be labelled."""
+
+
+def add_parser(commands: Any, parents: Sequence[argparse.ArgumentParser]) -> None:  # noqa: ANN401 - private type of argparse
+    """Add the command to the parser."""
+    parser = commands.add_parser(
+        "label",
+        parents=parents,
+        help="reference energies and gradients of frames, into a dataset file",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("config", type=Path, help="configuration file (`deltaqmmm config` explains it)")
+    parser.add_argument("frames", type=Path, nargs="+", help="files of frames, as `deltaqmmm evaluate` takes them")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="dataset file (HDF5) to write or extend")
+    parser.add_argument(
+        "--processes", type=_positive, metavar="N", help="frames computed at once (default: cores / threads)"
+    )
+    parser.add_argument("--threads", type=_positive, default=1, metavar="N", help="threads of each (default 1)")
+    parser.add_argument("--retry-failed", action="store_true", help="try frames again that failed before")
+    parser.add_argument("-q", "--quiet", action="store_true", help="no progress bar and no summary")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the command."""
+    folder = options.output.resolve().parent
+    if not folder.is_dir():
+        raise InputError(f"{options.output}: there is no folder {folder} to write it in.")
+    if options.output.is_dir():
+        raise InputError(f"{options.output}: is a folder; name a file to write.")
+    config = read_config(options.config)
+    from deltaqmmm.config.labels import label_settings, load_label_parts, reference_settings
+    from deltaqmmm.dataset import Dataset, SystemTable
+    from deltaqmmm.reference.calculator import ReferenceCalculator
+    from deltaqmmm.reference.labelling import Labeller, label_frames
+    from deltaqmmm.reference.worker import WorkerSettings
+
+    parts = load_label_parts(config)
+    blur_width = parts.embedding.settings.blur_width
+    reference = reference_settings(config)
+    # Whatever is wrong with the method shows here, before any frame is read.
+    ReferenceCalculator(parts.system.qm_symbols, config.qm.charge, reference, blur_width)
+    processes = options.processes or max(1, available_cores() // options.threads)
+    worker = WorkerSettings(parts.system.qm_symbols, config.qm.charge, reference, blur_width, options.threads)
+    labeller = Labeller(parts.embedding, parts.dftb, worker, processes)
+    frames = read_all(options.frames, parts.system)
+    empty = Dataset(
+        SystemTable.from_system(parts.system), label_settings(config, parts.system), provenance=provenance()
+    )
+    report = _Progress(quiet=options.quiet, output=options.output)
+    with report, interrupted_by_signals():
+        dataset = label_frames(
+            labeller,
+            frames,
+            options.output,
+            empty,
+            retry_failed=options.retry_failed,
+            progress=report.advance,
+            begin=report.begin,
+        )
+    if not options.quiet:
+        print(report.summary(dataset))
+    return 0 if dataset.frames else 1
+
+
+def read_all(files: Sequence[Path], system: System) -> list[RawFrame]:
+    """All frames of the files: every one is checked before the first is computed."""
+    from deltaqmmm.dataset.contents import frame_identity
+    from deltaqmmm.reference.labelling import RawFrame
+
+    found = []
+    for file in files:
+        for index, frame in enumerate(read_frames(file, system)):
+            cell = frame.cell if system.periodic else None
+            identity = frame_identity(frame.positions, cell)
+            found.append(RawFrame(identity, source_of(file, index, frame), frame.positions, cell))
+    return found
+
+
+def source_of(file: Path, index: int, frame: Frame) -> Source:
+    """Where a frame comes from, with what its file says about temperature, beads and step."""
+    from deltaqmmm.dataset import Source
+
+    info = frame.info
+    return Source(
+        file=file.name,
+        index=index,
+        temperature=_info_number(info, "temperature_kelvin", float("nan")),
+        beads=int(_info_number(info, "beads", 0)),
+        bead=int(_info_number(info, "bead", -1)),
+        step=int(_info_number(info, "step", -1)),
+    )
+
+
+def _info_number(info: Mapping[str, object], name: str, absent: float) -> float:
+    value = info.get(name, absent)
+    if isinstance(value, int | float | np.integer | np.floating) and np.isfinite(value):
+        return float(value)
+    return absent
+
+
+def provenance() -> dict[str, str]:
+    """Versions and the date, for the reader of a dataset."""
+    found = {"deltaqmmm": __version__, "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
+    for package in ("pyscf", "gpu4pyscf", "tad-dftd3", "torch", "numpy", "h5py"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+
+
+@contextmanager
+def interrupted_by_signals() -> Iterator[None]:
+    """Let SIGTERM end the run as Ctrl-C does: what is done is written."""
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGTERM, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+class _Progress:
+    """The progress bar, with an estimate of the time left."""
+
+    def __init__(self, *, quiet: bool, output: Path) -> None:
+        self._quiet = quiet
+        self._output = output
+        self._bar: Any = None
+        self._start = time.perf_counter()
+        self._computed = 0
+
+    def __enter__(self) -> _Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def begin(self, total: int, done: int) -> None:
+        """Start the bar; frames that were done before do not count in the estimate."""
+        if done and not self._quiet:
+            print(f"{done} of {total} frames are done already.", flush=True)
+        # Without a terminal a line now and then is enough.
+        interval = 0.5 if sys.stderr.isatty() else 60.0
+        self._bar = tqdm(
+            total=total, initial=done, unit="frame", disable=self._quiet, mininterval=interval, maxinterval=interval,
+            smoothing=0.0, dynamic_ncols=True,
+        )  # fmt: skip
+
+    def advance(self, failure: Failure | None) -> None:
+        """One frame is finished."""
+        self._computed += 1
+        if failure is not None and not self._quiet:
+            self._bar.write(f"{failure.source} is passed over: {failure.reason}.", file=sys.stderr)
+        self._bar.update()
+
+    def summary(self, dataset: Dataset) -> str:
+        """What was done and what the output holds."""
+        elapsed = time.perf_counter() - self._start
+        each = f" ({elapsed / self._computed:.1f} s per frame)" if self._computed else ""
+        text = f"{self._computed} frames computed in {elapsed:.0f} s{each}. {self._output} holds {len(dataset.frames)}"
+        if dataset.failures:
+            text += f"; {len(dataset.failures)} failed and are passed over (`deltaqmmm info` says why)"
+        return text + "."
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text}: at least 1 is needed")
+    return value
