@@ -142,8 +142,9 @@ def to_atoms(frame: Frame, evaluation: Evaluation, index: int, system: System, f
 
 
 def write_whole(output: Path, frames: Iterable[Atoms]) -> None:
-    """Write an extended xyz file that appears only when it is complete."""
-    descriptor, name = tempfile.mkstemp(prefix=f".{output.name}.", suffix=".part", dir=output.resolve().parent)
+    """Write an extended xyz file that appears only when it is complete; a link is followed, not replaced."""
+    output = output.resolve()
+    descriptor, name = tempfile.mkstemp(prefix=f".{output.name}.", suffix=".part", dir=output.parent)
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
             for atoms in frames:

@@ -91,3 +91,12 @@ def test_the_file_is_as_readable_as_any_other(tmp_path, three_atoms, springs):
     plain.touch()
     write_whole(tmp_path / "out.xyz", evaluate_frames(frames(1), springs, three_atoms, FIXED, 1))
     assert (tmp_path / "out.xyz").stat().st_mode == plain.stat().st_mode
+
+
+def test_a_link_is_followed_and_kept(tmp_path, springs, three_atoms):
+    (tmp_path / "elsewhere").mkdir()
+    target, link = tmp_path / "elsewhere" / "real.xyz", tmp_path / "out.xyz"
+    link.symlink_to(target)
+    write_whole(link, evaluate_frames(frames(1), springs, three_atoms, FIXED, 1))
+    assert link.is_symlink()
+    assert target.read_text().startswith("3\n")
