@@ -61,6 +61,24 @@ def test_only_failed_frames_are_retried_and_their_cycles_add_up(problem, monkeyp
     assert int(solution.iterations[1]) > int(solution.iterations[0])
 
 
+def test_several_failed_frames_return_to_their_own_places(problem, monkeypatch):
+    posed, start, settings, result = problem
+    first = []
+
+    def failing(problem, begin, tolerance, max_iterations, mixer):
+        solution = scc.solve(problem, begin, tolerance, max_iterations, mixer)
+        if not first:
+            first.append(True)
+            solution.converged[:] = False
+            solution.excess[:] = 7.0
+        return solution
+
+    monkeypatch.setattr(retry, "solve", failing)
+    solution = retry.self_consistent(posed, start, settings, CASE["symbols"])
+    assert float((result.charges[0] - result.charges[1]).abs().max()) > 1e-3, "the frames should differ"
+    assert torch.allclose(-solution.excess, result.charges, atol=1e-8)
+
+
 def test_the_mixer_forgets_frames_that_left():
     mixer = AndersonMixer()
     generator = np.random.default_rng(0)
