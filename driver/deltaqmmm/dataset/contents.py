@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+from scipy.spatial import cKDTree
 
 from deltaqmmm.errors import DatasetError
 from deltaqmmm.results import FloatArray, IntArray
@@ -219,6 +221,8 @@ class Dataset:
         frames: The labelled frames.
         failures: Frames that were tried and passed over.
         provenance: Versions and dates, for the reader; nothing depends on them.
+        mm_gradient_cutoff: Beyond this distance from the nearest QM atom, bohr, the derivatives by MM positions and
+            charges were dropped to save space, and zeros stand for them.
     """
 
     system: SystemTable
@@ -226,6 +230,7 @@ class Dataset:
     frames: tuple[LabelledFrame, ...] = ()
     failures: tuple[Failure, ...] = ()
     provenance: Mapping[str, str] = field(default_factory=dict)
+    mm_gradient_cutoff: float = math.inf
 
     def require(self, name: str, settings: LabelSettings | None, system: SystemTable | None) -> None:
         """Refuse other settings or another system than the ones at hand.
@@ -249,6 +254,28 @@ class Dataset:
     def with_frames(self, frames: Iterable[LabelledFrame], failures: Iterable[Failure]) -> Dataset:
         """The same dataset with other frames and failures."""
         return replace(self, frames=tuple(frames), failures=tuple(failures))
+
+    def thinned(self, cutoff: float) -> Dataset:
+        """Drop the derivatives by MM positions and charges of far sites, by both methods.
+
+        Args:
+            cutoff: Distance from the nearest QM atom beyond which they are dropped, bohr.
+        """
+        if cutoff >= self.mm_gradient_cutoff:
+            return self
+        frames = []
+        for frame in self.frames:
+            near = cKDTree(frame.qm_positions).query(frame.mm_positions)[0] <= cutoff
+            reference, baseline = (
+                replace(
+                    label,
+                    mm_gradients=np.where(near[:, None], label.mm_gradients, 0.0),
+                    mm_potentials=np.where(near, label.mm_potentials, 0.0),
+                )
+                for label in (frame.reference, frame.baseline)
+            )
+            frames.append(replace(frame, reference=reference, baseline=baseline))
+        return replace(self, frames=tuple(frames), mm_gradient_cutoff=cutoff)
 
     def mm_types(self, frame: LabelledFrame) -> npt.NDArray[np.str_]:
         """``residue:atom`` of each site of a frame, shape (K,)."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +54,8 @@ def write_dataset(file: Path, dataset: Dataset) -> None:
             document.attrs[name] = canonical(table)
             document.attrs[f"{name}_hash"] = settings_hash(table)
         document.attrs["provenance"] = canonical(dataset.provenance)
+        if math.isfinite(dataset.mm_gradient_cutoff):
+            document.attrs["mm_gradient_cutoff"] = dataset.mm_gradient_cutoff
         for column in COLUMNS:
             _write_column(document, column.path, column.dtype, arrays[column.path], column.unit, column.meaning)
     write_atomically(file, image.getvalue())
@@ -79,6 +83,7 @@ def read_dataset(file: Path, settings: LabelSettings | None = None, system: Syst
             }
             tables = {field: json.loads(str(document.attrs[name])) for field, name in _TABLES.items()}
             provenance = json.loads(str(document.attrs["provenance"]))
+            mm_gradient_cutoff = float(document.attrs.get("mm_gradient_cutoff", math.inf))
     except (OSError, KeyError, ValueError, RuntimeError) as error:
         raise DatasetError(
             f"{file}: is no dataset of deltaqmmm, or is truncated or damaged ({error}). Take another copy, or label "
@@ -86,6 +91,7 @@ def read_dataset(file: Path, settings: LabelSettings | None = None, system: Syst
         ) from error
     _check_finite(file, arrays)
     dataset = _from_arrays(file, arrays, LabelSettings(**tables), provenance)
+    dataset = replace(dataset, mm_gradient_cutoff=mm_gradient_cutoff)
     dataset.require(str(file), settings, system)
     return dataset
 

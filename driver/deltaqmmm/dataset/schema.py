@@ -8,6 +8,9 @@ Attributes of the file: ``format`` and ``version``; ``units`` ("atomic units"); 
 ``baseline`` as JSON, each with its SHA-256 (16 digits) as ``..._hash``; ``provenance`` as JSON. Every array has its
 unit as the attribute ``unit`` ("1" for pure numbers), is compressed and, unless text, carries checksums.
 
+If the file has the attribute ``mm_gradient_cutoff`` (bohr), the derivatives of sites farther than that from every QM
+atom were dropped, and are zero in the file.
+
 Derivatives are partial: at fixed effective charges, and with respect to them (``mm_potentials``). MM positions are
 float32 numbers and the labels were computed at exactly these. MM gradients and potentials are float32 rounded to 16
 significant bits (8e-6 of the value). All else is float64.

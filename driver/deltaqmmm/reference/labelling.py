@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,6 +117,7 @@ def label_frames(
     empty: Dataset,
     *,
     retry_failed: bool,
+    mm_gradient_cutoff: float = math.inf,
     progress: Callable[[Failure | None], None],
     begin: Callable[[int, int], None],
 ) -> Dataset:
@@ -127,6 +129,7 @@ def label_frames(
         output: The dataset file.
         empty: A dataset without frames: system, settings and provenance.
         retry_failed: Try frames again that failed before.
+        mm_gradient_cutoff: Beyond this distance from the QM region the output leaves out MM gradients, bohr.
         progress: Called after each frame, with its failure if it failed.
         begin: Called once with the number of frames, and how many of them are done already.
 
@@ -138,7 +141,7 @@ def label_frames(
     """
     unique = {frame.identity: frame for frame in reversed(frames)}
     order = list(dict.fromkeys(frame.identity for frame in frames))
-    with LabelStore(output, empty) as store:
+    with LabelStore(output, empty, mm_gradient_cutoff) as store:
         if retry_failed:
             store.forget_failures()
         missing = [i for i in order if i not in store.frames and i not in store.failures]

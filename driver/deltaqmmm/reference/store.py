@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import math
 import os
 from pathlib import Path
 from types import TracebackType
@@ -27,14 +28,16 @@ class LabelStore:
     Args:
         output: The dataset file that is made.
         empty: A dataset without frames: the system and settings of this run.
+        mm_gradient_cutoff: Beyond this distance from the QM region the output leaves out MM gradients, bohr.
 
     Raises:
         DatasetError: Another process works on this output, the output or a part was made with other settings, or the
             folder cannot be used.
     """
 
-    def __init__(self, output: Path, empty: Dataset) -> None:
+    def __init__(self, output: Path, empty: Dataset, mm_gradient_cutoff: float = math.inf) -> None:
         self.output = output
+        self._cutoff = mm_gradient_cutoff
         self.folder = output.with_name(output.name + ".parts")
         self._empty = empty
         self._frames: dict[str, LabelledFrame] = {}
@@ -107,6 +110,7 @@ class LabelStore:
         dataset = self._empty.with_frames(
             (self._frames[identity] for identity in ordered if identity in self._frames), self._failures.values()
         )
+        dataset = dataset.thinned(self._cutoff)
         write_dataset(self.output, dataset)
         return dataset
 
@@ -136,6 +140,8 @@ class LabelStore:
 
     def _read(self, file: Path) -> None:
         dataset = read_dataset(file, self._empty.settings, self._empty.system)
+        # What an earlier run dropped is dropped everywhere.
+        self._cutoff = min(self._cutoff, dataset.mm_gradient_cutoff)
         for frame in dataset.frames:
             self._frames[frame.identity] = frame
             self._failures.pop(frame.identity, None)

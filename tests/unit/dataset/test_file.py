@@ -184,3 +184,22 @@ def test_identity_depends_on_positions_and_cell():
     }
     assert len(found) == 4
     assert frame_identity(positions.copy(order="F"), None) in found
+
+
+def test_thinned_datasets_say_so(tmp_path, dataset):
+    frame = dataset.frames[0]
+    distances = np.linalg.norm(frame.mm_positions[:, None] - frame.qm_positions, axis=-1).min(axis=1)
+    cutoff = float(np.sort(distances)[len(distances) // 2])
+    thinned = dataset.thinned(cutoff)
+    far = distances > cutoff
+    assert far.any() and not far.all()
+    for label, full in ((thinned.frames[0].reference, frame.reference), (thinned.frames[0].baseline, frame.baseline)):
+        assert not label.mm_gradients[far].any() and not label.mm_potentials[far].any()
+        assert np.array_equal(label.mm_gradients[~far], full.mm_gradients[~far])
+        assert np.array_equal(label.mm_potentials[~far], full.mm_potentials[~far])
+        assert label.energy == full.energy
+    write_dataset(tmp_path / "thin.h5", thinned)
+    assert read_dataset(tmp_path / "thin.h5").mm_gradient_cutoff == cutoff
+    # Less cannot be made more again.
+    assert thinned.thinned(2 * cutoff) is thinned
+    assert dataset.mm_gradient_cutoff == float("inf")
