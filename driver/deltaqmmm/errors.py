@@ -35,6 +35,14 @@ class DatasetError(InputError):
     """A dataset file is missing, damaged, foreign, or made with other settings than the ones at hand."""
 
 
+class ModelError(InputError):
+    """A model file is missing, damaged or foreign, or was made for another system or other settings."""
+
+
+class SpreadError(DeltaqmmmError):
+    """The members of a committee disagree more than the configuration allows."""
+
+
 class ConvergenceError(DeltaqmmmError):
     """An iterative calculation did not reach its tolerance, after every safer retry."""
 

@@ -1,0 +1,35 @@
+"""The high-dimensional neural network potential with MM particles as further element types."""
+
+from deltaqmmm.ml.committee import (
+    CommitteeModel,
+    CommitteeResult,
+    Correction,
+    Descriptor,
+    ModelInfo,
+    SiteTypes,
+    type_names,
+)
+from deltaqmmm.ml.features import combine, n_features
+from deltaqmmm.ml.functions import RadialFunction, SymmetryFunctions, default_functions
+from deltaqmmm.ml.model_file import load_model, save_model
+from deltaqmmm.ml.network import CommitteeNetwork
+from deltaqmmm.ml.surroundings import Surroundings
+
+__all__ = [
+    "CommitteeModel",
+    "CommitteeNetwork",
+    "CommitteeResult",
+    "Correction",
+    "Descriptor",
+    "ModelInfo",
+    "RadialFunction",
+    "SiteTypes",
+    "Surroundings",
+    "SymmetryFunctions",
+    "combine",
+    "default_functions",
+    "load_model",
+    "n_features",
+    "save_model",
+    "type_names",
+]

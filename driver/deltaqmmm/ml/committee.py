@@ -1,0 +1,325 @@
+"""A trained committee, and the same bound to one system: energies with all partial derivatives."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from deltaqmmm.errors import ModelError
+from deltaqmmm.ml.features import combine
+from deltaqmmm.ml.functions import SymmetryFunctions
+from deltaqmmm.ml.network import CommitteeNetwork
+from deltaqmmm.ml.structure import Structure
+from deltaqmmm.ml.surroundings import Surroundings
+from deltaqmmm.results import FloatArray
+
+TARGETS = ("delta", "direct")
+PAIRS_AT_ONCE = {"cpu": 400_000, "cuda": 100_000_000}
+"""Radial functions between QM atoms and MM sites that are held at once."""
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What a model is and what it fits to: the header of its file.
+
+    Attributes:
+        target: "delta" corrects the baseline, "direct" replaces it.
+        elements: The elements of QM atoms that it knows, sorted.
+        mm_types: The types of MM sites that it knows; ("*",) is one type for all.
+        embedding: Table of the embedding that the labels were made with.
+        level: Table of the reference method.
+        baseline: Table of the baseline.
+        n_members: Members of the committee.
+        n_parameters: Fitted parameters of one member.
+        provenance: Versions, dates, settings and errors of the training, for the reader.
+    """
+
+    target: str
+    elements: tuple[str, ...]
+    mm_types: tuple[str, ...]
+    embedding: Mapping[str, object]
+    level: Mapping[str, object]
+    baseline: Mapping[str, object]
+    n_members: int
+    n_parameters: int
+    provenance: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class CommitteeResult:
+    """Energies of C members for B frames and their partial derivatives: positions and charges are independent.
+
+    Attributes:
+        energies: Shape (C, B), hartree.
+        qm_gradients: Shape (C, B, n, 3), hartree/bohr.
+        mm_gradients: Shape (C, B, K, 3), hartree/bohr; or (1, B, K, 3), the mean, if members were not wanted.
+        charge_gradients: Derivatives by the effective charges, shape (C, B, K) or (1, B, K), hartree/e.
+    """
+
+    energies: Tensor
+    qm_gradients: Tensor
+    mm_gradients: Tensor
+    charge_gradients: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class CommitteeModel:
+    """A trained committee.
+
+    Attributes:
+        info: The header.
+        functions: The symmetry functions.
+        network: The networks.
+        offsets: Energy of one atom of each element that was taken off before training, shape (E,), hartree, float64.
+    """
+
+    info: ModelInfo
+    functions: SymmetryFunctions
+    network: CommitteeNetwork
+    offsets: Tensor
+
+    @property
+    def n_members(self) -> int:
+        """Members of the committee."""
+        return self.info.n_members
+
+    def bind(
+        self,
+        qm_symbols: Sequence[str],
+        site_symbols: Sequence[str],
+        site_types: Sequence[str],
+        site_charges: FloatArray,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float64,
+    ) -> Correction:
+        """Make the model ready for one system.
+
+        Args:
+            qm_symbols: Elements of the n QM atoms.
+            site_symbols: Element of each of the M MM sites, "" for a virtual site.
+            site_types: ``residue:atom`` of each MM site.
+            site_charges: Full charges of the sites, shape (M,), e.
+            device: Where it computes.
+            dtype: Floating type of the computation.
+
+        Raises:
+            ModelError: An element or MM type that the model does not know.
+        """
+        unknown = sorted(set(qm_symbols) - set(self.info.elements))
+        if unknown:
+            raise ModelError(
+                f"the model knows the QM elements {', '.join(self.info.elements)}, and the QM region also has "
+                f"{', '.join(unknown)}: train a model with them, or choose another QM region."
+            )
+        types = SiteTypes.of(self.functions, self.info.mm_types, site_symbols, site_types, site_charges)
+        return Correction(self, qm_symbols, types, torch.device(device), dtype)
+
+    def member(self, index: int) -> CommitteeModel:
+        """A committee of one."""
+        return replace(self, info=replace(self.info, n_members=1), network=self.network.member(index))
+
+
+@dataclass(frozen=True, eq=False)
+class SiteTypes:
+    """MM sites as the network sees them.
+
+    Attributes:
+        numbers: Type of each of the M sites, shape (M,), int64.
+        factors: What makes a site's weight of its effective charge, shape (M,): 1, or one over the full charge.
+        n_types: Number of types T.
+    """
+
+    numbers: Tensor
+    factors: Tensor
+    n_types: int
+
+    @classmethod
+    def of(
+        cls,
+        functions: SymmetryFunctions,
+        known: Sequence[str],
+        site_symbols: Sequence[str],
+        site_types: Sequence[str],
+        site_charges: FloatArray,
+    ) -> SiteTypes:
+        """Types of sites by the rules of a model.
+
+        Args:
+            functions: Say what makes a type, and what weights a site.
+            known: The types that the model knows.
+            site_symbols: Element of each of the M sites, "" for a virtual site.
+            site_types: ``residue:atom`` of each.
+            site_charges: Full charges, shape (M,), e.
+
+        Raises:
+            ModelError: A type that the model does not know.
+        """
+        names = type_names(functions.mm_type_by, site_symbols, site_types)
+        charges = torch.as_tensor(site_charges, dtype=torch.float64)
+        # A site without charge makes no field; it is no neighbour either, so that weights stay functions of charges.
+        counts = charges.abs() > 0.0
+        present = {name for name, counted in zip(names, counts.tolist(), strict=True) if counted}
+        unknown = sorted(present - set(known))
+        if unknown:
+            raise ModelError(
+                f"the model knows the MM types {', '.join(known)} (by {functions.mm_type_by}), and the surroundings "
+                f"also have {', '.join(unknown)}: train a model with them in its dataset."
+            )
+        places = {name: number for number, name in enumerate(known)}
+        numbers = torch.tensor([places.get(name, 0) for name in names], dtype=torch.int64)
+        ones = torch.ones_like(charges)
+        if functions.mm_weight == "count":
+            factors = torch.where(counts, 1.0 / torch.where(counts, charges, ones), 0.0)
+        else:
+            factors = ones
+        return cls(numbers, factors, len(known))
+
+
+def type_names(mm_type_by: str, site_symbols: Sequence[str], site_types: Sequence[str]) -> list[str]:
+    """The name of the type of each site."""
+    if mm_type_by == "none":
+        return ["*"] * len(site_symbols)
+    if mm_type_by == "name":
+        return list(site_types)
+    return [symbol or f"virtual {name}" for symbol, name in zip(site_symbols, site_types, strict=True)]
+
+
+class Descriptor:
+    """The symmetry functions of one system; needs no network.
+
+    Args:
+        functions: Which ones.
+        elements: The elements of the model, sorted.
+        qm_symbols: Elements of the n QM atoms.
+        types: The MM sites.
+        device: Where it computes.
+        dtype: Floating type.
+    """
+
+    def __init__(
+        self,
+        functions: SymmetryFunctions,
+        elements: Sequence[str],
+        qm_symbols: Sequence[str],
+        types: SiteTypes,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float64,
+    ) -> None:
+        self.functions = functions
+        self.device, self.dtype = torch.device(device), dtype
+        self.structure = Structure(functions, elements, qm_symbols, self.device, dtype)
+        self.atoms = [
+            torch.tensor([index for index, symbol in enumerate(qm_symbols) if symbol == element], dtype=torch.int64)
+            .to(self.device)
+            for element in elements
+        ]  # fmt: skip
+        # The last entry is that of padding, which has the number -1.
+        self._numbers = torch.cat([types.numbers, types.numbers.new_zeros(1)]).to(self.device)
+        self._factors = torch.cat([types.factors, types.factors.new_zeros(1)]).to(device=self.device, dtype=dtype)
+        self._n_types = types.n_types
+
+    def surroundings(
+        self, qm_positions: Tensor, mm_positions: Tensor, mm_charges: Tensor, mm_sites: Tensor
+    ) -> tuple[Surroundings, Tensor]:
+        """The sums over MM sites, and the derivative of the weights by the charges, shape (B, K)."""
+        factors = self._factors[mm_sites]
+        one_hot = torch.nn.functional.one_hot(self._numbers[mm_sites], self._n_types).to(self.dtype)
+        found = Surroundings.between(
+            self.functions.mm_radial,
+            self.functions.mm_cutoff,
+            qm_positions,
+            mm_positions,
+            mm_charges * factors,
+            one_hot.transpose(1, 2),
+        )
+        return found, factors
+
+
+class Correction:
+    """A model bound to one system; made by `CommitteeModel.bind`.
+
+    Attributes:
+        model: The model.
+        n_members: Members of the committee.
+    """
+
+    def __init__(
+        self,
+        model: CommitteeModel,
+        qm_symbols: Sequence[str],
+        types: SiteTypes,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        self.model = model
+        self.n_members = model.n_members
+        elements = model.info.elements
+        self._descriptor = Descriptor(model.functions, elements, qm_symbols, types, device, dtype)
+        self._network = copy.deepcopy(model.network).to(device=device, dtype=dtype).requires_grad_(False)
+        self._offset = sum(float(model.offsets[elements.index(symbol)]) for symbol in qm_symbols)
+
+    def evaluate(
+        self,
+        qm_positions: Tensor,
+        mm_positions: Tensor,
+        mm_charges: Tensor,
+        mm_sites: Tensor,
+        *,
+        members: bool = True,
+    ) -> CommitteeResult:
+        """Energies and partial derivatives of all members.
+
+        Args:
+            qm_positions: The QM region, made whole, shape (B, n, 3), bohr.
+            mm_positions: Shape (B, K, 3), bohr; padding is far away.
+            mm_charges: Effective charges, shape (B, K), e; 0 on padding.
+            mm_sites: Number of the site, shape (B, K); -1 on padding.
+            members: Whether derivatives by sites and charges are wanted for each member, which takes longer; if not,
+                those two have a first axis of length 1 and are the means over the members.
+        """
+        descriptor = self._descriptor
+        device, dtype = descriptor.device, descriptor.dtype
+        qm, mm, charges = (
+            tensor.detach().to(device=device, dtype=dtype) for tensor in (qm_positions, mm_positions, mm_charges)
+        )
+        sites = mm_sites.to(device)
+        # Few frames at once on the CPU: what is computed for one frame then stays in the cache.
+        per_frame = max(1, qm.shape[1] * mm.shape[1] * len(self.model.functions.mm_radial))
+        step = max(1, PAIRS_AT_ONCE["cuda" if device.type == "cuda" else "cpu"] // per_frame)
+        parts = [slice(start, start + step) for start in range(0, len(qm), step)]
+        around = [descriptor.surroundings(qm[part], mm[part], charges[part], sites[part]) for part in parts]
+        moments = torch.cat([found.moments() for found, _ in around])
+        energies, by_position, by_moment = self._networks(qm, moments)
+        wanted = by_moment if members else by_moment.mean(dim=0, keepdim=True)
+        by_centre, by_site, by_charge = [], [], []
+        for part, (found, factors) in zip(parts, around, strict=True):
+            by_centre.append(torch.einsum("cbifxt,bifxty->cbiy", by_moment[:, part], found.jacobian()))
+            site, weight = found.pull_back(wanted[:, part])
+            by_site.append(site)
+            by_charge.append(weight * factors)
+        return CommitteeResult(
+            energies=energies.to(torch.float64) + self._offset,
+            qm_gradients=by_position + torch.cat(by_centre, dim=1),
+            mm_gradients=torch.cat(by_site, dim=1),
+            charge_gradients=torch.cat(by_charge, dim=1),
+        )
+
+    def _networks(self, qm: Tensor, moments: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Energies (C, B) and their derivatives by positions at fixed moments, and by moments."""
+        # Every member has positions and moments of its own: one pass gives the derivatives of all.
+        positions = qm.repeat(self.n_members, 1, 1).requires_grad_()
+        repeated = moments.repeat(self.n_members, 1, 1, 1, 1).requires_grad_()
+        with torch.enable_grad():
+            features = combine(*self._descriptor.structure(positions), repeated)
+            features = features.reshape(self.n_members, len(qm), *features.shape[1:])
+            energies = self._network(features, self._descriptor.atoms)
+        by_position, by_moment = torch.autograd.grad(energies.sum(), [positions, repeated])
+        return (
+            energies.detach(),
+            by_position.reshape(self.n_members, *qm.shape),
+            by_moment.reshape(self.n_members, *moments.shape),
+        )

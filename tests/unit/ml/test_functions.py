@@ -1,0 +1,188 @@
+"""The radial functions against their formulas."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+import torch
+
+from deltaqmmm.errors import ConfigError, ModelError
+from deltaqmmm.ml import RadialFunction, SymmetryFunctions, default_functions
+from deltaqmmm.ml.functions import cutoff_function, radial_values, radial_values_and_slopes
+from tests.unit.ml.helpers import small_functions
+
+CUTOFF = 8.0
+FUNCTIONS = (
+    RadialFunction("g1"),
+    RadialFunction("g2", eta=0.3),
+    RadialFunction("g2", eta=0.7, shift=2.5),
+    RadialFunction("g2", eta=0.7, shift=-1.0),
+    RadialFunction("g3", kappa=1.3),
+    RadialFunction("g3", kappa=math.pi / CUTOFF),
+    RadialFunction("g2", eta=0.0),
+)
+DISTANCES = (0.05, 0.9, 2.0, 2.5, 4.4, 7.0, 7.99, 8.0, 8.01, 30.0, 2e4)
+
+
+def closed_form(function, r):
+    if r >= CUTOFF:
+        return 0.0
+    window = (1.0 - (r / CUTOFF) ** 2) ** 3
+    if function.kind == "g1":
+        return window
+    if function.kind == "g2":
+        return math.exp(-function.eta * (r - function.shift) ** 2) * window
+    return math.cos(function.kappa * r) * window
+
+
+def squared_distances(distances=DISTANCES):
+    return torch.tensor(distances, dtype=torch.float64) ** 2
+
+
+def test_values_are_those_of_the_formulas():
+    expected = torch.tensor([[closed_form(f, r) for f in FUNCTIONS] for r in DISTANCES], dtype=torch.float64)
+    torch.testing.assert_close(radial_values(FUNCTIONS, squared_distances(), CUTOFF), expected, rtol=1e-13, atol=1e-15)
+    values, _ = radial_values_and_slopes(FUNCTIONS, squared_distances(), CUTOFF)
+    torch.testing.assert_close(values, expected.T, rtol=1e-13, atol=1e-15)
+
+
+def test_a_known_value_by_hand():
+    # r = 4 of 8: (1 - 1/4)^3 = 27/64.
+    values = radial_values(FUNCTIONS[:1], torch.tensor([16.0], dtype=torch.float64), CUTOFF)
+    assert values.item() == 27 / 64
+    values = radial_values(
+        (RadialFunction("g2", eta=0.5, shift=3.0),), torch.tensor([16.0], dtype=torch.float64), CUTOFF
+    )
+    assert values.item() == pytest.approx(math.exp(-0.5) * 27 / 64, rel=1e-14)
+
+
+def test_functions_are_computed_alike_alone_and_together():
+    # Alone, a Gaussian around zero takes a way without the distance.
+    _, together = radial_values_and_slopes(FUNCTIONS, squared_distances(), CUTOFF)
+    for index, function in enumerate(FUNCTIONS):
+        _, alone = radial_values_and_slopes((function,), squared_distances(), CUTOFF)
+        torch.testing.assert_close(alone[0], together[index], rtol=1e-14, atol=0.0)
+
+
+def test_slopes_are_the_derivatives_by_the_squared_distance():
+    squared = squared_distances().requires_grad_()
+    values = radial_values(FUNCTIONS, squared, CUTOFF)
+    _, slopes = radial_values_and_slopes(FUNCTIONS, squared.detach(), CUTOFF)
+    for index in range(len(FUNCTIONS)):
+        (expected,) = torch.autograd.grad(values[:, index].sum(), squared, retain_graph=True)
+        torch.testing.assert_close(slopes[index], expected, rtol=1e-11, atol=1e-15)
+
+
+def test_slopes_by_finite_differences():
+    squared = squared_distances(DISTANCES[1:6])
+    step = 1e-5
+    above = radial_values(FUNCTIONS, squared + step, CUTOFF)
+    below = radial_values(FUNCTIONS, squared - step, CUTOFF)
+    _, slopes = radial_values_and_slopes(FUNCTIONS, squared, CUTOFF)
+    torch.testing.assert_close(slopes, ((above - below) / (2 * step)).T, rtol=1e-7, atol=1e-10)
+    window_above, _ = cutoff_function(squared + step, CUTOFF)
+    window_below, _ = cutoff_function(squared - step, CUTOFF)
+    _, slope = cutoff_function(squared, CUTOFF)
+    torch.testing.assert_close(slope, (window_above - window_below) / (2 * step), rtol=1e-7, atol=1e-10)
+
+
+def test_value_and_two_derivatives_vanish_at_the_cutoff():
+    previous = None
+    for gap in (1e-2, 1e-3):
+        r = torch.tensor(CUTOFF - gap, dtype=torch.float64, requires_grad=True)
+        window, _ = cutoff_function(r**2, CUTOFF)
+        (first,) = torch.autograd.grad(window, r, create_graph=True)
+        (second,) = torch.autograd.grad(first, r)
+        found = torch.stack([window.detach(), first.detach(), second])
+        # About (2 gap / r_c)^3 and its derivatives.
+        x = 2.0 / CUTOFF
+        expected = torch.tensor([(x * gap) ** 3, -3 * x**3 * gap**2, 6 * x**3 * gap], dtype=torch.float64)
+        torch.testing.assert_close(found, expected, rtol=2 * gap, atol=0.0)
+        if previous is not None:
+            torch.testing.assert_close(previous / found, torch.tensor([1e3, 1e2, 1e1]).double(), rtol=0.02, atol=0.0)
+        previous = found
+    for distance in (CUTOFF, CUTOFF + 1e-9, 1e5):
+        values, slopes = radial_values_and_slopes(FUNCTIONS, squared_distances((distance,)), CUTOFF)
+        assert values.abs().max() == 0.0
+        assert slopes.abs().max() == 0.0
+
+
+def test_no_function_gives_an_empty_axis():
+    assert radial_values((), squared_distances(), CUTOFF).shape == (len(DISTANCES), 0)
+    assert radial_values_and_slopes((), squared_distances(), CUTOFF)[0].shape == (0, len(DISTANCES))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"kind": "g4"},
+        {"kind": "g2", "eta": -0.1},
+        {"kind": "g2", "eta": math.nan},
+        {"kind": "g2", "eta": math.inf},
+        {"kind": "g2", "shift": math.inf},
+        {"kind": "g3", "kappa": math.nan},
+    ],
+)
+def test_bad_radial_functions_are_refused(values):
+    with pytest.raises(ConfigError):
+        RadialFunction(**values)
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"qm_cutoff": 0.0}, "qm_cutoff"),
+        ({"angular_cutoff": -1.0}, "angular_cutoff"),
+        ({"mm_cutoff": math.nan}, "mm_cutoff"),
+        ({"mm_cutoff": math.inf}, "mm_cutoff"),
+        ({"mm_type_by": "residue"}, "mm_type_by"),
+        ({"mm_weight": "mass"}, "mm_weight"),
+        ({"angular_zetas": (1, 0)}, "zeta"),
+        ({"angular_zetas": (1.5,)}, "zeta"),
+    ],
+)
+def test_bad_sets_of_functions_are_refused(changes, word):
+    with pytest.raises(ConfigError, match=word):
+        small_functions(**changes)
+
+
+@pytest.mark.parametrize("functions", [small_functions(mm_type_by="name", mm_weight="count"), default_functions()])
+def test_json_round_trip_is_exact(functions):
+    assert SymmetryFunctions.from_json(json.loads(json.dumps(functions.to_json()))) == functions
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda values: values.pop("mm_radial"),
+        lambda values: values.update(extra=1),
+        lambda values: values.update(mm_cutoff=-1.0),
+        lambda values: values.update(mm_cutoff="far"),
+        lambda values: values.update(angular_zetas=[0]),
+        lambda values: values.update(angular_zetas=["one"]),
+        lambda values: values.update(directions=[{"kind": "g9"}]),
+        lambda values: values.update(directions=[{"eta": 1.0}]),
+        lambda values: values.update(directions=3),
+    ],
+)
+def test_bad_json_is_a_model_error(change):
+    values = small_functions().to_json()
+    change(values)
+    with pytest.raises(ModelError, match="symmetry functions"):
+        SymmetryFunctions.from_json(values)
+
+
+def test_default_functions_are_what_is_asked_for():
+    functions = default_functions(
+        mm_cutoff=20.0, qm_radial=5, angular_radial=3, angular_zetas=[2], mm_radial=4, mm_waves=3
+    )
+    assert (functions.mm_cutoff, functions.angular_zetas) == (20.0, (2,))
+    assert len(functions.qm_radial) == 1 + 5
+    assert len(functions.angular_radial) == 3
+    assert [f.kind for f in functions.mm_radial] == ["g1"] + ["g2"] * 4 + ["g3"] * 3
+    etas = [f.eta for f in functions.mm_radial if f.kind == "g2"]
+    ratios = [large / small for large, small in zip(etas, etas[1:], strict=False)]
+    assert ratios == pytest.approx([ratios[0]] * 3)
+    assert all(0.0 < f.shift < functions.qm_cutoff for f in functions.qm_radial if f.kind == "g2")
