@@ -1,9 +1,10 @@
-"""The sum of the terms: E = E_MM(R) + E_DFTB(R_QM; phi), with all derivatives.
+"""The sum of the terms: E = E_MM(R) + E_DFTB(R_QM; phi) + E_correction(R_QM, {r_j, q_j}), with all derivatives.
 
 This is the only place where terms meet. The MM engine computes in a thread of its own while the QM side runs: OpenMM
 releases the interpreter while it works. The DFTB engine gives its gradient at fixed external potential and dE/dphi,
-the Mulliken charges; automatic differentiation of the embedding joins them, so that the chain rule through potentials
-and group weights reaches every atom.
+the Mulliken charges; the correction gives its partial gradients with respect to positions and effective charges.
+Automatic differentiation of the embedding joins them, so that the chain rule through potentials and group weights
+reaches every atom.
 """
 
 from __future__ import annotations
@@ -11,18 +12,32 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from deltaqmmm.committee import (
+    Committee,
+    CommitteeSettings,
+    Correction,
+    MemberDeviations,
+    combine,
+    force_spreads,
+    member_deviations,
+)
 from deltaqmmm.dftb import DFTBResult
 from deltaqmmm.embedding import EmbeddedFrames
-from deltaqmmm.errors import FrameError, NonFiniteError
+from deltaqmmm.errors import ConfigError, FrameError, NonFiniteError
 from deltaqmmm.periodic import check_cell, check_positions
 from deltaqmmm.results import Evaluation, FloatArray
 from deltaqmmm.system import System
+
+TERMS = ("mm", "dftb", "correction")
+"""The names of the terms."""
 
 SAME_CELL = 1e-8
 """Relative change of a cell below which it counts as constant."""
@@ -55,35 +70,51 @@ class Potential:
     Attributes:
         system: The QM/MM split.
         virial: Whether strain derivatives are computed.
+        terms: The names of the terms that are computed, of `TERMS`.
         seconds: Wall time of each part of the last evaluation ("mm" runs beside the others).
     """
 
     def __init__(
         self,
         system: System,
-        mm: MMEngine,
+        mm: MMEngine | None,
         embedding: Embedding,
-        qm: QMEngine,
+        qm: QMEngine | None,
+        correction: Correction | None = None,
         *,
+        committee: CommitteeSettings | None = None,
         virial: bool = False,
         device: torch.device | str = "cpu",
     ) -> None:
-        """Join the engines.
+        """Join the engines. A term whose engine is None is not computed.
 
         Args:
             system: The QM/MM split that all of them were made for.
             mm: The classical terms.
             embedding: What the QM region sees of its surroundings.
             qm: The QM region.
+            correction: What is learned on top of it, or instead of it.
+            committee: What is made of the members of the correction; by default their mean.
             virial: Compute strain derivatives; the MM engine must do so too.
-            device: Where embedding and QM compute.
+            device: Where embedding, QM and correction compute.
+
+        Raises:
+            ConfigError: There is no term at all, or a single member is to fade or to be shown as a committee.
         """
+        engines = dict(zip(TERMS, (mm, qm, correction), strict=True))
+        self.terms = tuple(name for name, engine in engines.items() if engine is not None)
+        if not self.terms:
+            raise ConfigError(f"a potential without terms computes nothing: give one or more of {', '.join(TERMS)}.")
+        self._committee = committee or CommitteeSettings()
+        if correction is not None:
+            self._committee.check(correction.n_members)
         self.system = system
         self.virial = virial
         self.seconds: Mapping[str, float] = {}
         self._mm = mm
         self._embedding = embedding
         self._qm = qm
+        self._correction = correction
         self._device = torch.device(device)
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="mm")
         self._cells: FloatArray | None = None
@@ -104,8 +135,13 @@ class Potential:
             positions: Shape (B, N, 3), bohr, in i-PI's atom order, wrapped or not.
 
         Returns:
-            Energies with the terms "mm" and "dftb" (their sum is the energy), forces, strain derivatives where
-            `virial` is set, and as extras "qm_charges" (B, n_qm), "qm_dipole" (B, 3) and "scc_iterations" (B,).
+            Energies, the terms "mm", "dftb" and "correction" that are computed (their sum is the energy), forces, and
+            strain derivatives where `virial` is set. As extras, with DFTB: "qm_charges" (B, n_qm), "qm_dipole" (B, 3)
+            and "scc_iterations" (B,). With a correction of C > 1 members: "committee_energy_spread" (B,), their sample
+            standard deviation, hartree, and "committee_force_spread" (B,), hartree/bohr (see
+            `committee.force_spreads`); where it may fade, "correction_scale" (B,); with `committee.extras`,
+            "committee_pot" (B, C), "committee_force" (B, C, N, 3) and "committee_virial" (B, C, 3, 3), the virial with
+            i-PI's sign and orientation: whole energies, every other term that is computed included.
 
         Raises:
             FrameError: Wrong shapes, non-finite or singular input, colliding atoms, or a cell that changes although the
@@ -134,41 +170,72 @@ class Potential:
         positions = check_positions(positions, self.system.n_atoms)
         cells_or_none = check_cell(cells) if self.system.periodic else None
         start = time.perf_counter()
-        future = self._worker.submit(self._timed_mm, positions, cells_or_none)
+        future = None if self._mm is None else self._worker.submit(_timed, self._mm, positions, cells_or_none)
         try:
-            qm, forces, strain_derivatives, seconds = self._qm_part(positions, cells_or_none)
+            qm_side = self._qm_side(positions, cells_or_none)
         finally:
             # Also when the QM side failed: no evaluation may outlive its call.
-            future.exception()
-        mm, seconds_mm = future.result()
-        energies = mm.energies + _numpy(qm.energies)
-        forces = forces + mm.forces
-        if strain_derivatives is not None and mm.strain_derivatives is not None:
-            strain_derivatives = strain_derivatives + mm.strain_derivatives
+            if future is not None:
+                future.exception()
+        seconds = dict(qm_side.seconds)
+        forces, strain_derivatives = qm_side.forces, qm_side.strain_derivatives
+        terms: dict[str, FloatArray] = {}
+        if future is not None:
+            mm, seconds["mm"] = future.result()
+            forces = forces + mm.forces
+            if strain_derivatives is not None and mm.strain_derivatives is not None:
+                strain_derivatives = strain_derivatives + mm.strain_derivatives
+            terms["mm"] = mm.energies
+        terms.update(qm_side.terms)
+        energies = np.sum(list(terms.values()), axis=0)
         _check_finite(energies, forces, strain_derivatives)
-        self.seconds = {**seconds, "mm": seconds_mm, "total": time.perf_counter() - start}
-        return Evaluation(
-            energies=energies,
-            forces=forces,
-            strain_derivatives=strain_derivatives,
-            terms={"mm": mm.energies, "dftb": _numpy(qm.energies)},
-            extras={
-                "qm_charges": _numpy(qm.charges),
-                "qm_dipole": _numpy(qm.dipoles),
-                "scc_iterations": qm.iterations.cpu().numpy(),
-            },
-        )
+        extras = dict(qm_side.extras)
+        if qm_side.members is not None:
+            extras.update(qm_side.members.extras(energies, forces, strain_derivatives))
+        self.seconds = {**seconds, "total": time.perf_counter() - start}
+        return Evaluation(energies, forces, strain_derivatives, terms, extras)
 
-    def _timed_mm(self, positions: FloatArray, cells: FloatArray | None) -> tuple[Evaluation, float]:
+    def _qm_side(self, positions: FloatArray, cells: FloatArray | None) -> _QMSide:
+        """DFTB and the correction in their embedding."""
+        if self._qm is None and self._correction is None:
+            strain_derivatives = np.zeros((len(positions), 3, 3)) if self.virial else None
+            return _QMSide(np.zeros(positions.shape), strain_derivatives)
         start = time.perf_counter()
-        evaluation = self._mm.evaluate(positions, cells)
-        return evaluation, time.perf_counter() - start
+        leaves, frames = self._embed(positions, cells)
+        seconds = {"embedding": time.perf_counter() - start}
+        outputs: list[Tensor] = []
+        seeds: list[Tensor] = []
+        terms: dict[str, FloatArray] = {}
+        extras: dict[str, npt.NDArray[np.generic]] = {}
+        members = None
+        if self._qm is not None:
+            start = time.perf_counter()
+            qm = self._qm.evaluate(frames.qm_positions, frames.potentials)
+            outputs += [frames.qm_positions, frames.potentials]
+            seeds += [qm.gradients, qm.charges]
+            terms["dftb"] = _numpy(qm.energies)
+            extras["qm_charges"], extras["qm_dipole"] = _numpy(qm.charges), _numpy(qm.dipoles)
+            extras["scc_iterations"] = qm.iterations.cpu().numpy()
+            seconds["dftb"] = time.perf_counter() - start
+        if self._correction is not None:
+            start = time.perf_counter()
+            committee = self._correct(self._correction, frames)
+            outputs += [frames.qm_positions, frames.mm_positions, frames.mm_charges]
+            seeds += committee.seeds(committee.weights)
+            terms["correction"] = _numpy(committee.energies)
+            extras.update(_spread_extras(committee, frames))
+            if self._committee.extras:
+                members = member_deviations(committee, frames, leaves)
+            seconds["correction"] = time.perf_counter() - start
+        start = time.perf_counter()
+        gradients = torch.autograd.grad(outputs, leaves, [seed.to(leaves[0]) for seed in seeds])
+        forces = -_numpy(gradients[0])
+        strain_derivatives = _numpy(gradients[1]) if self.virial else None
+        seconds["embedding"] += time.perf_counter() - start
+        return _QMSide(forces, strain_derivatives, terms, extras, members, seconds)
 
-    def _qm_part(
-        self, positions: FloatArray, cells: FloatArray | None
-    ) -> tuple[DFTBResult, FloatArray, FloatArray | None, dict[str, float]]:
-        """The QM region in its embedding: result, forces (B, N, 3), strain derivatives (B, 3, 3) and wall times."""
-        start = time.perf_counter()
+    def _embed(self, positions: FloatArray, cells: FloatArray | None) -> tuple[list[Tensor], EmbeddedFrames]:
+        """The embedded frames, and what they are differentiated by: positions (B, N, 3) and strains (B, 3, 3)."""
         leaf = torch.as_tensor(positions, device=self._device).requires_grad_()
         leaves = [leaf]
         embedded_positions: Tensor = leaf
@@ -180,25 +247,49 @@ class Potential:
             embedded_positions = leaf + leaf @ strain
             if embedded_cells is not None:
                 embedded_cells = embedded_cells + embedded_cells @ strain
-        frames = self._embedding(embedded_positions, embedded_cells)
-        embedded = time.perf_counter()
-        qm = self._qm.evaluate(frames.qm_positions, frames.potentials)
-        computed = time.perf_counter()
-        gradients = torch.autograd.grad(
-            [frames.qm_positions, frames.potentials],
-            leaves,
-            [qm.gradients.to(self._device), qm.charges.to(self._device)],
+        return leaves, self._embedding(embedded_positions, embedded_cells)
+
+    def _correct(self, correction: Correction, frames: EmbeddedFrames) -> Committee:
+        result = correction.evaluate(
+            frames.qm_positions.detach(), frames.mm_positions.detach(), frames.mm_charges.detach(), frames.mm_sites
         )
-        forces = -_numpy(gradients[0])
-        strain_derivatives = _numpy(gradients[1]) if self.virial else None
-        end = time.perf_counter()
-        seconds = {"embedding": (embedded - start) + (end - computed), "dftb": computed - embedded}
-        return qm, forces, strain_derivatives, seconds
+        return combine(result, self._committee)
+
+
+@dataclass(frozen=True)
+class _QMSide:
+    """Forces (B, N, 3), strain derivatives (B, 3, 3), terms, extras, members and wall times of DFTB and correction."""
+
+    forces: FloatArray
+    strain_derivatives: FloatArray | None
+    terms: Mapping[str, FloatArray] = field(default_factory=dict)
+    extras: Mapping[str, npt.NDArray[np.generic]] = field(default_factory=dict)
+    members: MemberDeviations | None = None
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+
+def _spread_extras(committee: Committee, frames: EmbeddedFrames) -> dict[str, npt.NDArray[np.generic]]:
+    """What is said of the members of a committee: nothing if it has one."""
+    spreads = force_spreads(committee.result, frames)
+    if spreads is None or committee.energy_spreads is None:
+        return {}
+    extras: dict[str, npt.NDArray[np.generic]] = {
+        "committee_energy_spread": _numpy(committee.energy_spreads),
+        "committee_force_spread": _numpy(spreads),
+    }
+    if committee.scales is not None:
+        extras["correction_scale"] = _numpy(committee.scales)
+    return extras
+
+
+def _timed(engine: MMEngine, positions: FloatArray, cells: FloatArray | None) -> tuple[Evaluation, float]:
+    start = time.perf_counter()
+    evaluation = engine.evaluate(positions, cells)
+    return evaluation, time.perf_counter() - start
 
 
 def _numpy(tensor: Tensor) -> FloatArray:
-    array: FloatArray = tensor.detach().cpu().numpy()
-    return array
+    return np.asarray(tensor.detach().cpu().numpy(), dtype=np.float64)
 
 
 def _check_finite(energies: FloatArray, forces: FloatArray, strain_derivatives: FloatArray | None) -> None:

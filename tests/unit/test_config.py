@@ -131,7 +131,7 @@ def test_text_that_is_not_utf8(folder):
         ("[mm]\ninner_angstrom = 12", ["[mm] has no key 'inner_angstrom'", "belongs under [embedding]"]),
         ("[dftb]\nxyzzy = 1", ["'xyzzy'", "the keys of [dftb] are engine, model"]),
         ("[embeding]\nkind = 'all'", ["'embeding'", "did you mean [embedding]?"]),
-        ("[xyzzy]", ["'xyzzy'", "[system], [qm], [dftb], [embedding], [mm], [reference], [driver]"]),
+        ("[xyzzy]", ["'xyzzy'", "[system], [qm], [dftb], [embedding], [mm], [reference], [training], [network], "]),
     ],
 )
 def test_unknown_names_are_refused_with_the_nearest_known_one(folder, extra, expected):
@@ -223,3 +223,54 @@ def test_declared_defaults_satisfy_their_own_kinds(folder):
         for entry in fields(declared):
             if isinstance(entry.default, str | int | float):
                 assert entry.metadata["kind"].convert(entry.default, folder) == entry.default
+
+
+CORRECTION = '[correction]\nmodel = "model.safetensors"\n'
+
+
+def test_a_correction(folder):
+    assert read_config(write(folder, MINIMAL)).correction.model is None
+    correction = read_config(write(folder, MINIMAL + CORRECTION)).correction
+    # It may name the model that is to be trained.
+    assert correction.model == folder / "model.safetensors"
+    assert (correction.action, correction.fade_width, correction.max_frames) == ("warn", 2.0, 200)
+    assert (correction.committee_extras, correction.include_offset) == (False, True)
+    text = 'energy_spread_limit_kj_per_mol = 5\naction = "fade"\nfade_width = 3\nframes_file = "above.extxyz"\n'
+    correction = read_config(write(folder, MINIMAL + CORRECTION + text + "max_frames = 7\n")).correction
+    assert correction.energy_spread_limit_kj_per_mol == 5.0
+    assert correction.frames_file == folder / "above.extxyz"
+    assert (correction.action, correction.fade_width, correction.max_frames) == ("fade", 3.0, 7)
+
+
+@pytest.mark.parametrize(
+    ("extra", "expected"),
+    [
+        ("[correction]\ncommittee_extras = true", "committee_extras but no model"),
+        ('[correction]\nmodel = "absent/model.safetensors"', "there is no folder"),
+        ('[correction]\nmodel = "slko"', "is a folder"),
+        (CORRECTION + 'action = "stop"', "action has no meaning without a limit"),
+        (CORRECTION + 'frames_file = "a.extxyz"', "frames_file has no meaning without a limit"),
+        (CORRECTION + "energy_spread_limit_kj_per_mol = 0", "needed is a number above 0"),
+        (
+            CORRECTION + 'force_spread_limit_kj_per_mol_per_angstrom = 5\naction = "fade"',
+            "would need second derivatives",
+        ),
+        (
+            CORRECTION + "force_spread_limit_kj_per_mol_per_angstrom = 5\nenergy_spread_limit_kj_per_mol = 5\n"
+            'action = "fade"',
+            "acts on the energy spread alone",
+        ),
+        (CORRECTION + "energy_spread_limit_kj_per_mol = 5\nfade_width = 3", "fade_width has no meaning without action"),
+        (
+            CORRECTION + 'energy_spread_limit_kj_per_mol = 5\naction = "fade"\nfade_width = 1',
+            "needed is a number above 1",
+        ),
+        (
+            CORRECTION + "energy_spread_limit_kj_per_mol = 5\nmax_frames = 5",
+            "max_frames has no meaning without frames_f",
+        ),
+        (CORRECTION + 'energy_spread_limit_kj_per_mol = 5\naction = "halt"', '"warn", "stop" or "fade"'),
+    ],
+)
+def test_corrections_that_cannot_be_meant(folder, extra, expected):
+    assert expected in message(folder, MINIMAL + extra)

@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 DESCRIPTION = """\
 Compute the terms of one frame and what they cost, and compare forces with finite differences of the energy.
 
-The DFTB term (with its embedding) and the MM terms are differentiated separately, on QM atoms, near MM atoms and
-MM atoms inside the switch of the embedding. MM energies in single precision are too coarse to differentiate: so the
-MM terms are differentiated on OpenMM's Reference platform (double precision), and the forces of the configured
-platform are compared with Reference on all atoms.
+The DFTB term (with its embedding), the correction and the MM terms are differentiated separately, on QM atoms, near
+MM atoms and MM atoms inside the switch of the embedding. MM energies in single precision are too coarse to
+differentiate: so the MM terms are differentiated on OpenMM's Reference platform (double precision), and the forces of
+the configured platform are compared with Reference on all atoms.
 
-Tolerances (hartree/bohr): 1e-6 for the DFTB term (10 times scc_tolerance if that is more); 1e-4 for the MM terms,
-whose Ewald sum has small steps at its cutoff; 2e-5, or 1e-4 of the largest force, between the
+Tolerances (hartree/bohr): 1e-6 for the DFTB term (10 times scc_tolerance if that is more) and the correction; 1e-4
+for the MM terms, whose Ewald sum has small steps at its cutoff; 2e-5, or 1e-4 of the largest force, between the
 platforms. The exit status is 1 if one is exceeded."""
 
 

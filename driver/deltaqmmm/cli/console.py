@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from deltaqmmm.version import __version__
 
 if TYPE_CHECKING:
+    from deltaqmmm.config import Config
+    from deltaqmmm.config.correction import LoadedCorrection
     from deltaqmmm.config.loading import LoadedPotential
 
 
@@ -35,10 +37,8 @@ def formula(symbols: Sequence[str]) -> str:
 
 def describe(loaded: LoadedPotential) -> str:
     """Some lines on what a configuration loads: system, QM region, terms, devices and threads."""
-    import torch
-
     config, system = loaded.config, loaded.system
-    dftb, embedding, mm = config.dftb, config.embedding, config.mm
+    embedding = config.embedding
     topology = loaded.topology
     qm_particles = system.atom_particles[system.qm_atoms]
     residues = dict.fromkeys(f"{topology.residue_names[p]} {topology.residue_indices[p] + 1}" for p in qm_particles)
@@ -48,9 +48,6 @@ def describe(loaded: LoadedPotential) -> str:
         if embedding.kind == "all"
         else f"MM charges switched off from {embedding.inner_angstrom:g} to {embedding.outer_angstrom:g} angstrom"
     )
-    extra = "" if dftb.dispersion == "none" else f", {dftb.dispersion.upper()} dispersion"
-    threads = f", {mm.threads or config.driver.threads or 'all'} threads" if loaded.mm.platform == "CPU" else ""
-    virial = "computed" if mm.virial else "not computed: constant volume only"
     n_virtual = system.n_particles - system.n_atoms
     rows = [
         (
@@ -61,12 +58,11 @@ def describe(loaded: LoadedPotential) -> str:
         ),
         ("QM region", f"{len(system.qm_atoms)} atoms, {formula(system.qm_symbols)}, charge {system.qm_charge:+d}"),
         ("", f"in {shown}"),
-        ("DFTB", f"{dftb.model.upper()} {dftb.parameters}{extra}, torch on {loaded.device}, {_threads(torch)}"),
-        ("embedding", reach),
-        ("MM", f"OpenMM on {loaded.mm.platform}{threads}"),
-        ("virial", virial),
+        *_term_rows(loaded, reach),
+        ("virial", "computed" if config.mm.virial else "not computed: constant volume only"),
     ]
-    if embedding.kind == "cutoff" and system.n_charged_groups:
+    embedded = loaded.dftb is not None or loaded.correction is not None
+    if embedded and embedding.kind == "cutoff" and system.n_charged_groups:
         rows.append(("WARNING", f"{system.n_charged_groups} MM groups (ions, charged residues) are not neutral:"))
         rows.append(
             ("", "their whole Coulomb energy with the QM region is switched off over the cutoff, which pulls them")
@@ -76,6 +72,62 @@ def describe(loaded: LoadedPotential) -> str:
     return "\n".join([*lines, *[f"  {name:<10} {value}" for name, value in rows]])
 
 
-def _threads(torch: object) -> str:
-    count = int(torch.get_num_threads())  # type: ignore[attr-defined]
+def _term_rows(loaded: LoadedPotential, reach: str) -> list[tuple[str, str]]:
+    """The terms that are computed; which ones, if they are not all of them."""
+    config = loaded.config
+    dftb, mm = config.dftb, config.mm
+    rows = []
+    if loaded.dftb is not None:
+        extra = "" if dftb.dispersion == "none" else f", {dftb.dispersion.upper()} dispersion"
+        rows.append(("DFTB", f"{dftb.model.upper()} {dftb.parameters}{extra}, torch on {loaded.device}, {_threads()}"))
+    if loaded.correction is not None:
+        rows += _correction_rows(loaded.correction, config)
+    if loaded.dftb is not None or loaded.correction is not None:
+        rows.append(("embedding", reach))
+    if loaded.mm is not None:
+        threads = f", {mm.threads or config.driver.threads or 'all'} threads" if loaded.mm.platform == "CPU" else ""
+        rows.append(("MM", f"OpenMM on {loaded.mm.platform}{threads}"))
+    if not loaded.complete:
+        rows.append(("terms", f"{', '.join(loaded.potential.terms)} only: i-PI must add the others"))
+    return rows
+
+
+def _correction_rows(correction: LoadedCorrection, config: Config) -> list[tuple[str, str]]:
+    """The model, what it was fitted to, and the guard."""
+    info, section = correction.info, config.correction
+    model = "" if section.model is None else section.model.name
+    target = "corrects DFTB" if info.target == "delta" else "replaces DFTB"
+    members = "1 network" if info.n_members == 1 else f"{info.n_members} networks"
+    rows = [("correction", f"{model}: {target}, {members} of {info.n_parameters} parameters")]
+    rows.append(("", f"fitted to {level_of_theory(info.level)}"))
+    if not section.include_offset:
+        rows.append(("", "without the constant part of its energy"))
+    guard = correction.guard
+    if guard is not None:
+        verb = {"warn": "warns", "stop": "stops", "fade": "fades the correction"}[section.action]
+        rows.append(("guard", f"{verb} above a spread of {guard.limits}"))
+        if section.frames_file is not None:
+            rows.append(("", f"frames above it go to {section.frames_file.name}, at most {section.max_frames}"))
+    return rows
+
+
+def level_of_theory(level: Mapping[str, object]) -> str:
+    """A level of theory in one line: PBE0-D3BJ/def2-SVP, and the other settings as they stand."""
+    shown = dict(level)
+    name = str(shown.pop("functional", shown.pop("method", "?")))
+    dispersion = str(shown.pop("dispersion", "none"))
+    basis = shown.pop("basis", None)
+    text = name + ("" if dispersion == "none" else f"-{dispersion}") + ("" if basis is None else f"/{basis}")
+    rest = ", ".join(f"{key} {_plain(value)}" for key, value in shown.items() if value is not None)
+    return f"{text} ({rest})" if rest else text
+
+
+def _plain(value: object) -> str:
+    return ("yes" if value else "no") if isinstance(value, bool) else str(value)
+
+
+def _threads() -> str:
+    import torch
+
+    count = torch.get_num_threads()
     return f"{count} thread{'s' if count != 1 else ''}"

@@ -58,15 +58,6 @@ class Comparison:
         return self.n_atoms == 0 or self.error <= self.tolerance
 
 
-class _NoMM:
-    """No classical terms: leaves the QM term and its embedding."""
-
-    def evaluate(self, positions: FloatArray, cells: FloatArray | None = None) -> Evaluation:
-        """Zero for B frames."""
-        n_frames = len(positions)
-        return Evaluation(np.zeros(n_frames), np.zeros(positions.shape), np.zeros((n_frames, 3, 3)))
-
-
 def compare_forces(loaded: LoadedPotential, frame: Frame, n_atoms: int, seed: int) -> list[Comparison]:
     """Compare forces with finite differences, class by class, and the MM platform with Reference.
 
@@ -78,12 +69,13 @@ def compare_forces(loaded: LoadedPotential, frame: Frame, n_atoms: int, seed: in
     """
     cell = np.eye(3) if frame.cell is None else frame.cell
     classes = atom_classes(loaded, cell, frame.positions, n_atoms, np.random.default_rng(seed))
-    qm = Potential(loaded.system, _NoMM(), loaded.embedding, loaded.dftb, device=loaded.device)
-    qm_tolerance = max(QM_TOLERANCE, 10.0 * loaded.config.dftb.scc_tolerance)
     comparisons = [
-        difference_forces(f"DFTB, {name}", qm.warm_up, cell, frame.positions, atoms, QM_STEP, qm_tolerance)
+        difference_forces(f"{term}, {name}", potential.warm_up, cell, frame.positions, atoms, QM_STEP, tolerance)
+        for term, potential, tolerance in qm_side_terms(loaded)
         for name, atoms in classes.items()
     ]
+    if loaded.mm is None:
+        return comparisons
     settings = replace(openmm_settings(loaded.config), platform="Reference", precision="double", virial=False)
     reference = OpenMMEngine(loaded.topology, loaded.system, settings)
 
@@ -102,6 +94,27 @@ def compare_forces(loaded: LoadedPotential, frame: Frame, n_atoms: int, seed: in
     name = f"MM, {loaded.mm.platform} and Reference"
     tolerance = max(PLATFORM_TOLERANCE, RELATIVE_PLATFORM_TOLERANCE * largest)
     return [*comparisons, Comparison(name, len(exact), largest, error, tolerance)]
+
+
+def qm_side_terms(loaded: LoadedPotential) -> list[tuple[str, Potential, float]]:
+    """DFTB and the correction, each alone in the embedding, with the tolerance of its forces."""
+    found = []
+    if loaded.dftb is not None:
+        dftb = Potential(loaded.system, None, loaded.embedding, loaded.dftb, device=loaded.device)
+        found.append(("DFTB", dftb, max(QM_TOLERANCE, 10.0 * loaded.config.dftb.scc_tolerance)))
+    if loaded.correction is not None:
+        correction = Potential(
+            loaded.system,
+            None,
+            loaded.embedding,
+            None,
+            loaded.correction.engine,
+            # The large constant part would take digits from the differences of energies.
+            committee=replace(loaded.correction.committee, include_offset=False, extras=False),
+            device=loaded.device,
+        )
+        found.append(("correction", correction, QM_TOLERANCE))
+    return found
 
 
 def difference_forces(

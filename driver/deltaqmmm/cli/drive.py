@@ -37,7 +37,10 @@ Connect to i-PI as a driver and serve energies, forces and virials until i-PI en
   deltaqmmm drive config.toml --shm -a uracil         <ffsocket mode='shm'>    <address>uracil</address>
   deltaqmmm drive config.toml -a node17 -p 31415      <ffsocket mode='inet'>   on host node17, port 31415
 
-The driver may start before i-PI: it loads, warms up, and then waits for the socket."""
+The driver may start before i-PI: it loads, warms up, and then waits for the socket.
+
+With --terms, several drivers serve parts of the potential, each on a socket of its own, and i-PI adds them up: with the
+correction on fewer beads, or on a longer time step, or as the committee of an <ffcommittee>."""
 
 
 def add_parser(commands: Any, parents: Sequence[argparse.ArgumentParser]) -> None:  # noqa: ANN401 - private type of argparse
@@ -65,6 +68,12 @@ def add_parser(commands: Any, parents: Sequence[argparse.ArgumentParser]) -> Non
         help="warm up on the first frame of this file instead of the coordinates of the configuration",
     )
     parser.add_argument(
+        "--terms",
+        type=term_names,
+        metavar="TERM,...",
+        help="serve a part: one or more of mm, dftb, correction (default: all that the configuration has)",
+    )
+    parser.add_argument(
         "--wait", type=float, metavar="SECONDS", help="how long to wait for i-PI ([driver] wait_seconds)"
     )
     parser.add_argument(
@@ -85,12 +94,12 @@ def run(options: argparse.Namespace) -> int:
     address = make_address(options)
     settings = client_settings(options, config)
     say: Callable[[str], None] = (lambda text: None) if options.quiet else (lambda text: print(text, flush=True))
-    loaded = load_potential(config)
+    loaded = load_potential(config, options.terms)
     say(describe(loaded))
     say(warm_up(loaded, options.frames))
     system = loaded.system
     status = StatusLine(sys.stderr, config.driver.status_seconds, enabled=not options.quiet)
-    checked = CheckedOrder(loaded.potential.evaluate, loaded.topology, system)
+    checked = CheckedOrder(loaded.evaluate, loaded.topology, system)
 
     def start_again() -> None:
         checked.start_again()
@@ -109,8 +118,16 @@ def run(options: argparse.Namespace) -> int:
         outcome = client.run()
     finally:
         status.finish()
+        guard = None if loaded.correction is None else loaded.correction.guard
+        if guard is not None and guard.n_frames:
+            say(guard.summary())
     say(outcome.message)
     return outcome.exit_code
+
+
+def term_names(text: str) -> tuple[str, ...]:
+    """The words of a list with commas: "mm, dftb"."""
+    return tuple(word.strip().lower() for word in text.split(",") if word.strip())
 
 
 def make_address(options: argparse.Namespace) -> UnixAddress | InetAddress:

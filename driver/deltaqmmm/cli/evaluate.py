@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
-from ase.io import write
 from tqdm import tqdm
 
 from deltaqmmm.cli.frames import Frame, read_frames
+from deltaqmmm.cli.output import check_output, positive_integer, write_whole
 from deltaqmmm.config import read_config
 from deltaqmmm.errors import InputError
 from deltaqmmm.ipi import Evaluate
@@ -34,7 +32,15 @@ Compute energies (eV), forces (eV/angstrom) and charges (e) of frames, and write
 Read are i-PI's xyz and every format of ASE (extxyz, pdb, ...). The output follows ASE's conventions (`ase.io.read`
 gives them back): energy, forces, stress if [mm] virial = true; per atom `charges`, Mulliken in the QM region and the
 fixed MM charge elsewhere, and `qm` (1 in the QM region); per frame the terms as `energy_NAME`, `qm_dipole`
-(e angstrom) and `scc_iterations`."""
+(e angstrom) and `scc_iterations`; with a committee of corrections `committee_energy_spread` and
+`committee_force_spread`, and `correction_scale` where it may fade. A model that replaces DFTB gives no charges."""
+
+_SPREADS = {
+    "committee_energy_spread": HARTREE_IN_ELECTRONVOLT,
+    "committee_force_spread": HARTREE_IN_ELECTRONVOLT / BOHR_IN_ANGSTROM,
+    "correction_scale": 1.0,
+}
+"""Extras of a committee, and their units in the output."""
 
 
 def add_parser(commands: Any, parents: Sequence[argparse.ArgumentParser]) -> None:  # noqa: ANN401 - private type of argparse
@@ -49,7 +55,9 @@ def add_parser(commands: Any, parents: Sequence[argparse.ArgumentParser]) -> Non
     parser.add_argument("config", type=Path, help="configuration file (`deltaqmmm config` explains it)")
     parser.add_argument("frames", type=Path, help="file of frames")
     parser.add_argument("-o", "--output", type=Path, required=True, help="extended xyz file to write")
-    parser.add_argument("--batch", type=_positive, default=16, metavar="N", help="frames computed at once (default 16)")
+    parser.add_argument(
+        "--batch", type=positive_integer, default=16, metavar="N", help="frames computed at once (default 16)"
+    )
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress bar and no summary")
     parser.set_defaults(run=run)
 
@@ -58,11 +66,7 @@ def run(options: argparse.Namespace) -> int:
     """Run the command."""
     from deltaqmmm.config.loading import load_potential
 
-    folder = options.output.resolve().parent
-    if not folder.is_dir():
-        raise InputError(f"{options.output}: there is no folder {folder} to write it in.")
-    if options.output.is_dir():
-        raise InputError(f"{options.output}: is a folder; name a file to write.")
+    check_output(options.output)
     loaded = load_potential(read_config(options.config))
     # All frames are checked before the first is computed: a bad one at the end would waste the rest.
     total = sum(1 for _ in read_frames(options.frames, loaded.system))
@@ -117,16 +121,18 @@ def to_atoms(frame: Frame, evaluation: Evaluation, index: int, system: System, f
     """One frame of an evaluation as ASE atoms, in eV and angstrom."""
     cell = None if frame.cell is None else frame.cell * BOHR_IN_ANGSTROM
     atoms = Atoms(list(frame.symbols), positions=frame.positions * BOHR_IN_ANGSTROM, cell=cell, pbc=system.periodic)
-    charges = np.array(fixed_charges, dtype=np.float64)
-    charges[system.qm_atoms] = evaluation.extras["qm_charges"][index]
     is_qm = np.zeros(system.n_atoms, dtype=np.int64)
     is_qm[system.qm_atoms] = 1
     atoms.set_array("qm", is_qm)  # type: ignore[no-untyped-call]
     results: dict[str, Any] = {
         "energy": float(evaluation.energies[index]) * HARTREE_IN_ELECTRONVOLT,
         "forces": evaluation.forces[index] * (HARTREE_IN_ELECTRONVOLT / BOHR_IN_ANGSTROM),
-        "charges": charges,
     }
+    # A model that replaces DFTB gives no charges of the QM atoms.
+    if "qm_charges" in evaluation.extras:
+        charges = np.array(fixed_charges, dtype=np.float64)
+        charges[system.qm_atoms] = evaluation.extras["qm_charges"][index]
+        results["charges"] = charges
     if evaluation.strain_derivatives is not None and cell is not None:
         stress = evaluation.strain_derivatives[index] * HARTREE_IN_ELECTRONVOLT / abs(np.linalg.det(cell))
         stress = 0.5 * (stress + stress.T)
@@ -137,34 +143,8 @@ def to_atoms(frame: Frame, evaluation: Evaluation, index: int, system: System, f
         atoms.info["qm_dipole"] = np.asarray(evaluation.extras["qm_dipole"][index]) * BOHR_IN_ANGSTROM
     if "scc_iterations" in evaluation.extras:
         atoms.info["scc_iterations"] = int(evaluation.extras["scc_iterations"][index])
+    for name, unit in _SPREADS.items():
+        if name in evaluation.extras:
+            atoms.info[name] = float(evaluation.extras[name][index]) * unit
     atoms.calc = SinglePointCalculator(atoms, **results)  # type: ignore[no-untyped-call]
     return atoms
-
-
-def write_whole(output: Path, frames: Iterable[Atoms]) -> None:
-    """Write an extended xyz file that appears only when it is complete; a link is followed, not replaced."""
-    output = output.resolve()
-    descriptor, name = tempfile.mkstemp(prefix=f".{output.name}.", suffix=".part", dir=output.parent)
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-            for atoms in frames:
-                _write_frame(stream, atoms)
-        # mkstemp makes files that only the owner can read; take what the user's umask would give.
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(name, 0o666 & ~umask)
-        os.replace(name, output)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-
-
-def _write_frame(stream: TextIO, atoms: Atoms) -> None:
-    write(stream, atoms, format="extxyz")
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text}: at least 1 is needed")
-    return value

@@ -32,11 +32,12 @@ __DRIVER_CLASS__ = "DeltaQMMMDriver"
 class DeltaQMMMDriver(DirectDriver):
     """The potential of a configuration file, callable as i-PI's PES drivers are."""
 
-    def __init__(self, config: str = "", verbosity: object = None) -> None:
+    def __init__(self, config: str = "", terms: str = "", verbosity: object = None) -> None:
         """Load everything.
 
         Args:
             config: Path of the configuration file.
+            terms: The terms to serve, separated by spaces (i-PI splits at commas); empty for all.
             verbosity: i-PI hands it over; not used.
 
         Raises:
@@ -46,8 +47,8 @@ class DeltaQMMMDriver(DirectDriver):
             raise ConfigError(
                 "<ffdirect> needs the configuration file: <parameters> { config: config.toml } </parameters>."
             )
-        loaded = load_potential(read_config(Path(config)))
+        loaded = load_potential(read_config(Path(config)), terms.split() if terms else None)
         print(describe(loaded), file=sys.stderr)
         self.potential = loaded.potential
-        evaluate = CheckedOrder(loaded.potential.evaluate, loaded.topology, loaded.system)
+        evaluate = CheckedOrder(loaded.evaluate, loaded.topology, loaded.system)
         super().__init__(evaluate, ExpectedFrames(loaded.system.n_atoms, loaded.system.periodic))

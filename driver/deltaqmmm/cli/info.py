@@ -73,6 +73,8 @@ def overview(dataset: Dataset) -> list[tuple[str, str]]:
         counts = [len(frame.mm_charges) for frame in dataset.frames]
         seconds = [frame.seconds for frame in dataset.frames]
         rows.append(("sites per frame", f"{np.mean(counts):.0f} ({min(counts)} to {max(counts)})"))
+        if np.isfinite(dataset.mm_gradient_cutoff):
+            rows.append(("MM gradients", f"within {dataset.mm_gradient_cutoff / ANGSTROM:g} angstrom of the QM region"))
         rows.append(("time per frame", f"{np.mean(seconds):.1f} s ({min(seconds):.1f} to {max(seconds):.1f} s)"))
     return rows
 

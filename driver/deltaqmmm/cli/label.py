@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import argparse
-import os
-import signal
+import math
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tqdm import tqdm
 
 from deltaqmmm.cli.frames import Frame, read_frames
+from deltaqmmm.cli.output import available_cores, check_output, positive_integer, positive_number
+from deltaqmmm.cli.signals import interrupted_by_signals
 from deltaqmmm.config import read_config
-from deltaqmmm.errors import InputError
+from deltaqmmm.units import ANGSTROM
 from deltaqmmm.version import __version__
 
 if TYPE_CHECKING:
@@ -52,9 +51,16 @@ def add_parser(commands: Any, parents: Sequence[argparse.ArgumentParser]) -> Non
     parser.add_argument("frames", type=Path, nargs="+", help="files of frames, as `deltaqmmm evaluate` takes them")
     parser.add_argument("-o", "--output", type=Path, required=True, help="dataset file (HDF5) to write or extend")
     parser.add_argument(
-        "--processes", type=_positive, metavar="N", help="frames computed at once (default: cores / threads)"
+        "--processes", type=positive_integer, metavar="N", help="frames computed at once (default: cores / threads)"
     )
-    parser.add_argument("--threads", type=_positive, default=1, metavar="N", help="threads of each (default 1)")
+    parser.add_argument("--threads", type=positive_integer, default=1, metavar="N", help="threads of each (default 1)")
+    parser.add_argument(
+        "--mm-gradients-within",
+        type=positive_number,
+        default=math.inf,
+        metavar="ANGSTROM",
+        help="leave out the MM gradients of sites farther than this from the QM region: a smaller file",
+    )
     parser.add_argument("--retry-failed", action="store_true", help="try frames again that failed before")
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress bar and no summary")
     parser.set_defaults(run=run)
@@ -62,11 +68,7 @@ def add_parser(commands: Any, parents: Sequence[argparse.ArgumentParser]) -> Non
 
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
-    folder = options.output.resolve().parent
-    if not folder.is_dir():
-        raise InputError(f"{options.output}: there is no folder {folder} to write it in.")
-    if options.output.is_dir():
-        raise InputError(f"{options.output}: is a folder; name a file to write.")
+    check_output(options.output)
     config = read_config(options.config)
     from deltaqmmm.config.labels import label_settings, load_label_parts, reference_settings
     from deltaqmmm.dataset import Dataset, SystemTable
@@ -94,6 +96,7 @@ def run(options: argparse.Namespace) -> int:
             options.output,
             empty,
             retry_failed=options.retry_failed,
+            mm_gradient_cutoff=options.mm_gradients_within * ANGSTROM,
             progress=report.advance,
             begin=report.begin,
         )
@@ -138,34 +141,18 @@ def _info_number(info: Mapping[str, object], name: str, absent: float) -> float:
     return absent
 
 
-def provenance() -> dict[str, str]:
-    """Versions and the date, for the reader of a dataset."""
+LABEL_PACKAGES = ("pyscf", "gpu4pyscf", "tad-dftd3", "torch", "numpy", "h5py")
+
+
+def provenance(packages: Sequence[str] = LABEL_PACKAGES) -> dict[str, str]:
+    """Versions and the date, for the reader of a dataset or a model."""
     found = {"deltaqmmm": __version__, "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
-    for package in ("pyscf", "gpu4pyscf", "tad-dftd3", "torch", "numpy", "h5py"):
+    for package in packages:
         try:
             found[package] = version(package)
         except PackageNotFoundError:
             continue
     return found
-
-
-def available_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-
-
-@contextmanager
-def interrupted_by_signals() -> Iterator[None]:
-    """Let SIGTERM end the run as Ctrl-C does: what is done is written."""
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    previous = signal.signal(signal.SIGTERM, handle)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)
 
 
 class _Progress:
@@ -211,10 +198,3 @@ class _Progress:
         if dataset.failures:
             text += f"; {len(dataset.failures)} failed and are passed over (`deltaqmmm info` says why)"
         return text + "."
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text}: at least 1 is needed")
-    return value

@@ -15,6 +15,8 @@ def _default_text(value: object) -> str:
         return "default: absent"
     if isinstance(value, bool):
         return f"default: {'true' if value else 'false'}"
+    if isinstance(value, tuple):
+        return f"default: {list(value)}"
     return f'default: "{value}"' if isinstance(value, str) else f"default: {value}"
 
 

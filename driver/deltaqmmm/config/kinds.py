@@ -67,6 +67,20 @@ def integer(*, minimum: int | None = None, maximum: int | None = None) -> Kind:
     return Kind(need, convert)
 
 
+def integers(*, minimum: int) -> Kind:
+    """A list of whole numbers that is not empty."""
+    need = f"a list of whole numbers of at least {minimum}, such as [64, 64]"
+
+    def convert(value: object, _: Path) -> tuple[int, ...]:
+        if not isinstance(value, list) or not value:
+            raise RejectedValueError(need)
+        if not all(isinstance(v, int) and not isinstance(v, bool) and v >= minimum for v in value):
+            raise RejectedValueError(need)
+        return tuple(value)
+
+    return Kind(need, convert)
+
+
 def boolean() -> Kind:
     """True or false."""
     need = "true or false"
@@ -116,6 +130,22 @@ def path(*, folder: bool = False) -> Kind:
         full = (base / Path(value).expanduser()).resolve()
         if not (full.is_dir() if folder else full.is_file()):
             raise RejectedValueError(f"{need} (relative to the configuration file); there is no {noun} '{full}'")
+        return full
+
+    return Kind(need, convert)
+
+
+def file_path() -> Kind:
+    """A file that may not exist yet, in a folder that does, relative to the folder of the configuration file."""
+    need = "the path of a file in an existing folder"
+
+    def convert(value: object, base: Path) -> Path:
+        if not isinstance(value, str) or not value.strip():
+            raise RejectedValueError(need)
+        full = (base / Path(value).expanduser()).resolve()
+        if full.is_dir() or not full.parent.is_dir():
+            fault = f"'{full}' is a folder" if full.is_dir() else f"there is no folder '{full.parent}'"
+            raise RejectedValueError(f"{need} (relative to the configuration file); {fault}")
         return full
 
     return Kind(need, convert)

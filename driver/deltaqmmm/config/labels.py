@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from deltaqmmm.config.loading import (
+from deltaqmmm.config.parts import (
     cutoff_settings,
     dftb_settings,
     load_split,

@@ -1,21 +1,43 @@
-"""From a checked `Config` to a potential that is ready to evaluate frames: the units of the file end here."""
+"""From a checked `Config` to a potential that is ready to evaluate frames."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
+from deltaqmmm.config.correction import LoadedCorrection, bind_correction, read_model
+from deltaqmmm.config.parts import (
+    cutoff_settings,
+    dftb_settings,
+    load_split,
+    nonbonded_settings,
+    openmm_settings,
+    read_topology,
+    torch_device,
+)
 from deltaqmmm.config.sections import Config
-from deltaqmmm.dftb import DFTBEngine, DFTBSettings
-from deltaqmmm.embedding import CutoffEmbedding, CutoffSettings
+from deltaqmmm.dftb import DFTBEngine
+from deltaqmmm.embedding import CutoffEmbedding
 from deltaqmmm.errors import ConfigError
-from deltaqmmm.mm import OpenMMEngine, OpenMMSettings
-from deltaqmmm.potential import Potential
-from deltaqmmm.system import System, parse_selection
-from deltaqmmm.topology import NonbondedSettings, Topology, load_topology
-from deltaqmmm.topology_files import detect_kind
-from deltaqmmm.units import ANGSTROM, KELVIN
+from deltaqmmm.mm import OpenMMEngine
+from deltaqmmm.potential import TERMS, Potential
+from deltaqmmm.results import Evaluation, FloatArray
+from deltaqmmm.system import System
+from deltaqmmm.topology import Topology
+
+__all__ = [
+    "LoadedPotential",
+    "cutoff_settings",
+    "dftb_settings",
+    "load_potential",
+    "load_split",
+    "nonbonded_settings",
+    "openmm_settings",
+    "read_topology",
+    "torch_device",
+]
 
 
 @dataclass(frozen=True)
@@ -26,147 +48,108 @@ class LoadedPotential:
         config: The configuration.
         topology: All particles.
         system: The QM/MM split.
-        mm: The classical terms.
+        mm: The classical terms; None where they are not served.
         embedding: What the QM region sees of its surroundings.
-        dftb: The QM region.
-        potential: The sum of all terms.
+        dftb: The QM region; None where it is not served.
+        correction: The learned correction; None where there is none, or it is not served.
+        potential: The sum of the terms that are served.
         device: Where torch computes.
+        complete: Whether these are all the terms that the configuration has.
     """
 
     config: Config
     topology: Topology
     system: System
-    mm: OpenMMEngine
+    mm: OpenMMEngine | None
     embedding: CutoffEmbedding
-    dftb: DFTBEngine
+    dftb: DFTBEngine | None
+    correction: LoadedCorrection | None
     potential: Potential
     device: torch.device
+    complete: bool = True
+
+    def evaluate(self, cells: FloatArray, positions: FloatArray) -> Evaluation:
+        """Evaluate frames of a run: the potential, watched by the guard of the correction.
+
+        Args:
+            cells: Lattice vectors as rows, shape (B, 3, 3), bohr.
+            positions: Shape (B, N, 3), bohr.
+
+        Raises:
+            SpreadError: The committee disagrees more than the configuration allows.
+            DeltaqmmmError: See `Potential.evaluate`.
+        """
+        evaluation = self.potential.evaluate(cells, positions)
+        if self.correction is not None and self.correction.guard is not None:
+            self.correction.guard.inspect(cells, positions, evaluation)
+        return evaluation
 
 
-EWALD_TOLERANCE = 5e-5
-EWALD_TOLERANCE_WITH_VIRIAL = 1e-5
-"""The virial comes from differences of energies under small strains, which see the error of the Ewald sum enlarged."""
+def choose_terms(config: Config, requested: Sequence[str] | None, target: str | None) -> tuple[str, ...]:
+    """The terms to compute.
 
-
-def nonbonded_settings(config: Config) -> NonbondedSettings:
-    """The [mm] distances and Ewald tolerance, in bohr."""
-    mm = config.mm
-    switch = mm.cutoff_angstrom - 1.0 if mm.switch_angstrom is None else mm.switch_angstrom
-    return NonbondedSettings(
-        cutoff=mm.cutoff_angstrom * ANGSTROM,
-        switch_distance=switch * ANGSTROM if switch > 0.0 else None,
-        ewald_tolerance=mm.ewald_tolerance or (EWALD_TOLERANCE_WITH_VIRIAL if mm.virial else EWALD_TOLERANCE),
-        dispersion_correction=mm.dispersion_correction,
-    )
-
-
-def openmm_settings(config: Config) -> OpenMMSettings:
-    """The hardware choices of [mm]."""
-    mm = config.mm
-    return OpenMMSettings(
-        platform=mm.platform,
-        precision=mm.precision,
-        threads=mm.threads or config.driver.threads or None,
-        deterministic=mm.deterministic,
-        virial=mm.virial,
-    )
-
-
-def cutoff_settings(config: Config) -> CutoffSettings:
-    """The [embedding] section, in bohr."""
-    embedding = config.embedding
-    everything = embedding.kind == "all"
-    return CutoffSettings(
-        inner=None if everything else embedding.inner_angstrom * ANGSTROM,
-        outer=None if everything else embedding.outer_angstrom * ANGSTROM,
-        smooth_minimum_sharpness=embedding.sharpness_per_bohr,
-        blur_width=embedding.charge_blur_angstrom * ANGSTROM,
-    )
-
-
-def dftb_settings(config: Config) -> DFTBSettings:
-    """The [dftb] section, energies in hartree."""
-    dftb = config.dftb
-    return DFTBSettings(
-        model=dftb.model,
-        parameters=dftb.parameters,
-        parameter_folder=dftb.parameter_folder,
-        hubbard_derivatives=dftb.hubbard_derivatives,
-        highest_shells=dftb.highest_shells,
-        damping_exponent=dftb.hydrogen_damping_exponent or None,
-        electronic_temperature=dftb.electronic_temperature_kelvin * KELVIN,
-        scc_tolerance=dftb.scc_tolerance,
-        max_scc_iterations=dftb.max_scc_iterations,
-        dispersion=dftb.dispersion,
-        warm_start=dftb.warm_start,
-    )
-
-
-def torch_device(config: Config) -> torch.device:
-    """The device of [dftb] device.
+    Args:
+        config: The configuration.
+        requested: What is asked for; None asks for all that there are.
+        target: Of the model of the configuration: "delta", "direct", or None without a model.
 
     Raises:
-        ConfigError: A CUDA device is asked for and torch finds none, or not that one.
+        ConfigError: A term is unknown, or the configuration does not have it.
     """
-    name = config.dftb.device
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(name)
-    if device.type == "cuda":
-        found = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if (device.index or 0) >= found:
-            raise ConfigError(
-                f'{config.file}: [dftb] device = "{name}": torch {torch.__version__} finds {found} CUDA devices here. '
-                'Take "cpu" or "auto", or install a build of torch with CUDA.'
+    there = {"mm": True, "dftb": target != "direct", "correction": target is not None}
+    if requested is None:
+        return tuple(name for name in TERMS if there[name])
+    if not requested:
+        raise ConfigError(f"no term is named: needed are one or more of {', '.join(TERMS)}.")
+    for name in requested:
+        if name not in TERMS:
+            raise ConfigError(f"unknown term '{name}': needed are one or more of {', '.join(TERMS)}.")
+        if not there[name]:
+            reason = (
+                "[correction] names no model: give one"
+                if name == "correction"
+                else f"the model {config.correction.model} is a direct one, which replaces dftb: leave it out"
             )
-    return device
+            raise ConfigError(f"{config.file}: the term '{name}' is asked for, but {reason}.")
+    return tuple(name for name in TERMS if name in requested)
 
 
-def read_topology(config: Config) -> Topology:
-    """The topology of [system], and its coordinates where given.
-
-    Raises:
-        ConfigError: A GROMACS topology stands alone: only its coordinate file tells whether there is a box.
-    """
-    if config.system.coordinates is None and detect_kind(config.system.topology) == "gromacs":
-        raise ConfigError(
-            f"{config.file}: [system] topology = {config.system.topology.name} is a GROMACS topology, which holds no "
-            "box: give the .gro file as coordinates, or the system would be taken for an isolated one."
-        )
-    return load_topology(
-        config.system.topology, config.system.coordinates, nonbonded_settings(config), config.system.include_folder
-    )
-
-
-def load_split(config: Config) -> tuple[Topology, System]:
-    """Read the topology and split it into QM region and surroundings.
-
-    Raises:
-        InputError: A file or the selection cannot be used, or the embedding does not fit the system.
-    """
-    topology = read_topology(config)
-    if topology.periodic and config.embedding.kind == "all":
-        raise ConfigError(
-            f'{config.file}: [embedding] kind = "all" needs an isolated system, and {config.system.topology.name} is '
-            'periodic: take kind = "cutoff".'
-        )
-    selection = parse_selection(config.qm.atoms, topology, config.qm.residues)
-    return topology, System.from_topology(topology, selection, config.qm.charge)
-
-
-def load_potential(config: Config) -> LoadedPotential:
+def load_potential(config: Config, terms: Sequence[str] | None = None) -> LoadedPotential:
     """Read the topology and parameters, and prepare every term.
 
+    Args:
+        config: The configuration.
+        terms: The terms to compute, of "mm", "dftb" and "correction"; None for all that the configuration has.
+
     Raises:
-        InputError: A file, a selection or a setting cannot be used.
+        InputError: A file, a selection or a setting cannot be used, or a term that is asked for is not there.
     """
     # OpenMM computes at the same time. Two sets of threads that wait for each other on the same cores are many times
     # slower than one thread of torch, whose matrices are small.
     torch.set_num_threads(config.dftb.threads)
     device = torch_device(config)
+    model = read_model(config)
+    target = None if model is None else model.info.target
+    chosen, available = choose_terms(config, terms, target), choose_terms(config, None, target)
     topology, system = load_split(config)
-    dftb = DFTBEngine(system.qm_symbols, config.qm.charge, dftb_settings(config), device)
+    dftb = mm = correction = None
+    if "dftb" in chosen:
+        dftb = DFTBEngine(system.qm_symbols, config.qm.charge, dftb_settings(config), device)
+    if model is not None and "correction" in chosen:
+        correction = bind_correction(config, model, system, device)
     embedding = CutoffEmbedding(system, cutoff_settings(config), device)
-    mm = OpenMMEngine(topology, system, openmm_settings(config))
-    potential = Potential(system, mm, embedding, dftb, virial=config.mm.virial, device=device)
-    return LoadedPotential(config, topology, system, mm, embedding, dftb, potential, device)
+    if "mm" in chosen:
+        mm = OpenMMEngine(topology, system, openmm_settings(config))
+    potential = Potential(
+        system,
+        mm,
+        embedding,
+        dftb,
+        None if correction is None else correction.engine,
+        committee=None if correction is None else correction.committee,
+        virial=config.mm.virial,
+        device=device,
+    )
+    return LoadedPotential(
+        config, topology, system, mm, embedding, dftb, correction, potential, device, complete=chosen == available
+    )

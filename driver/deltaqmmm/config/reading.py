@@ -13,18 +13,31 @@ from deltaqmmm.config.kinds import RejectedValueError
 from deltaqmmm.config.sections import (
     SECTIONS,
     Config,
+    CorrectionSection,
     DFTBSection,
     DriverSection,
     EmbeddingSection,
     MMSection,
+    NetworkSection,
     QMSection,
     ReferenceSection,
     SystemSection,
+    TrainingSection,
 )
 from deltaqmmm.errors import ConfigError
 
 Section = TypeVar(
-    "Section", SystemSection, QMSection, DFTBSection, EmbeddingSection, MMSection, ReferenceSection, DriverSection
+    "Section",
+    SystemSection,
+    QMSection,
+    DFTBSection,
+    EmbeddingSection,
+    MMSection,
+    ReferenceSection,
+    TrainingSection,
+    NetworkSection,
+    CorrectionSection,
+    DriverSection,
 )
 
 
@@ -52,6 +65,9 @@ def read_config(file: Path | str) -> Config:
         embedding=_section(EmbeddingSection, "embedding", document, file),
         mm=_section(MMSection, "mm", document, file),
         reference=_section(ReferenceSection, "reference", document, file),
+        training=_section(TrainingSection, "training", document, file),
+        network=_section(NetworkSection, "network", document, file),
+        correction=_section(CorrectionSection, "correction", document, file),
         driver=_section(DriverSection, "driver", document, file),
     )
     _check_together(config, document, file)
@@ -120,6 +136,48 @@ def _check_together(config: Config, document: Mapping[str, Any], file: Path) -> 
             f"{file}: [mm] switch_angstrom = {mm.switch_angstrom:g} must be below cutoff_angstrom = "
             f"{mm.cutoff_angstrom:g}: give a smaller one, or 0 to truncate."
         )
+    training = config.training
+    if training.energy_weight == training.qm_gradient_weight == training.mm_gradient_weight == 0.0:
+        raise ConfigError(
+            f"{file}: [training] energy_weight, qm_gradient_weight and mm_gradient_weight are all 0: nothing would be "
+            "learned. Give one of them a positive value."
+        )
+    _check_correction(config, document.get("correction", {}), file)
+
+
+def _check_correction(config: Config, given: Mapping[str, Any], file: Path) -> None:
+    """Refuse keys of [correction] that do nothing, and fading by what has no exact gradient."""
+    correction = config.correction
+    if given and correction.model is None:
+        raise ConfigError(
+            f"{file}: [correction] has {next(iter(given))} but no model: give the model file, or remove the section."
+        )
+    by_energy = correction.energy_spread_limit_kj_per_mol is not None
+    by_force = correction.force_spread_limit_kj_per_mol_per_angstrom is not None
+    for name in ("action", "fade_width", "frames_file", "max_frames", "frames_interval_steps"):
+        if name in given and not (by_energy or by_force):
+            raise ConfigError(
+                f"{file}: [correction] {name} has no meaning without a limit: give energy_spread_limit_kj_per_mol or "
+                "force_spread_limit_kj_per_mol_per_angstrom."
+            )
+    if correction.action == "fade" and not by_energy:
+        raise ConfigError(
+            f'{file}: [correction] action = "fade" needs energy_spread_limit_kj_per_mol: fading by the force spread '
+            "would need second derivatives for forces that conserve energy. Give a limit of the energy, or take "
+            "another action."
+        )
+    if correction.action == "fade" and by_force:
+        raise ConfigError(
+            f'{file}: [correction] action = "fade" acts on the energy spread alone (its gradient is exact), and '
+            "force_spread_limit_kj_per_mol_per_angstrom is given too: remove it, or take another action."
+        )
+    if "fade_width" in given and correction.action != "fade":
+        raise ConfigError(f'{file}: [correction] fade_width has no meaning without action = "fade": remove it.')
+    for name in ("max_frames", "frames_interval_steps"):
+        if name in given and correction.frames_file is None:
+            raise ConfigError(
+                f"{file}: [correction] {name} has no meaning without frames_file: give that, or remove it."
+            )
 
 
 def _shown(value: object) -> str:

@@ -18,7 +18,9 @@ from deltaqmmm.config.kinds import (
     boolean,
     choice,
     element_table,
+    file_path,
     integer,
+    integers,
     key,
     names,
     number,
@@ -176,6 +178,102 @@ class ReferenceSection:
 
 
 @dataclass(frozen=True)
+class TrainingSection:
+    """[training]: how `deltaqmmm train` fits networks to labels. The loss is the sum of weighted mean square errors."""
+
+    target: str = key(
+        choice("delta", "direct"), '"delta" learns reference minus baseline, "direct" the reference alone', "delta"
+    )
+    members: int = key(integer(minimum=1), "networks in the committee; the spread needs two or more", 4)
+    seed: int = key(integer(minimum=0), "from which all random numbers follow", 1)
+    validation_fraction: float = key(
+        number(above=0.0, maximum=0.5), "part of the frames that each member is judged by and does not learn from", 0.1
+    )
+    epochs: int = key(integer(minimum=1), "at most; the learning rate falls to a hundredth over this time", 300)
+    batch_size: int = key(integer(minimum=1), "frames per step", 8)
+    learning_rate: float = key(number(above=0.0, maximum=1.0), "of the Adam optimiser at the start", 1e-2)
+    energy_weight: float = key(number(minimum=0.0), "of squared energy errors in kJ/mol", 1.0)
+    qm_gradient_weight: float = key(
+        number(minimum=0.0), "of squared errors of QM gradient components in kJ/mol/angstrom", 1.0
+    )
+    mm_gradient_weight: float = key(
+        number(minimum=0.0), "of squared errors of MM gradient components in kJ/mol/angstrom", 30.0
+    )
+    mm_gradient_cutoff_angstrom: float = key(
+        number(above=0.0), "MM sites this close to a QM atom enter the loss with their gradients", 6.0
+    )
+    patience: int = key(integer(minimum=1), "epochs without improvement of any member after which training ends", 100)
+    hidden: tuple[int, ...] = key(integers(minimum=1), "widths of the hidden layers of each network", (64, 64))
+    threads: int = key(integer(minimum=0), "CPU threads of torch; 0: as torch chooses, mostly all cores", 0)
+
+
+@dataclass(frozen=True)
+class NetworkSection:
+    """[network]: the symmetry functions that the networks of `deltaqmmm train` see."""
+
+    qm_cutoff_angstrom: float = key(number(above=0.0), "of radial functions over QM neighbours", 6.0)
+    angular_cutoff_angstrom: float = key(number(above=1.2), "of angular functions over pairs of QM neighbours", 4.5)
+    mm_cutoff_angstrom: float = key(number(above=0.8), "of functions over MM sites", 14.0)
+    mm_type_by: str = key(
+        choice("element", "name", "none"),
+        'what tells MM sites apart: their element, "residue:atom", or nothing',
+        "element",
+    )
+    mm_weight: str = key(
+        choice("charge", "count"),
+        "what weights an MM site: its effective charge, or the weight of its group alone",
+        "charge",
+    )
+    qm_radial_functions: int = key(integer(minimum=1), "Gaussians over QM neighbours of each element", 12)
+    angular_radial_functions: int = key(integer(minimum=1), "radial parts of the angular functions", 2)
+    angular_zetas: tuple[int, ...] = key(integers(minimum=1), "exponents of the angular functions", (1, 4))
+    mm_radial_functions: int = key(integer(minimum=1), "Gaussians over MM sites of each type", 8)
+    mm_wave_functions: int = key(integer(minimum=0), "cosines over MM sites of each type", 2)
+
+
+@dataclass(frozen=True)
+class CorrectionSection:
+    """[correction]: a model of `deltaqmmm train`, and what happens where its members disagree."""
+
+    model: Path | None = key(
+        file_path(), 'model file; a "delta" one adds to DFTB, a "direct" one replaces it; absent: no correction', None
+    )
+    include_offset: bool = key(
+        boolean(),
+        "let the energy include the constant part of the model (energies of atoms); false for i-PI's weighted "
+        "baseline, which multiplies the correction",
+        True,
+    )
+    committee_extras: bool = key(
+        boolean(), "send every member's energy, forces and virial as i-PI's <ffcommittee> reads them", False
+    )
+    energy_spread_limit_kj_per_mol: float | None = key(
+        number(above=0.0), "largest standard deviation of the members' energies; absent: no limit", None
+    )
+    force_spread_limit_kj_per_mol_per_angstrom: float | None = key(
+        number(above=0.0), "largest standard deviation of the members' forces on any atom; absent: no limit", None
+    )
+    action: str = key(
+        choice("warn", "stop", "fade"),
+        "above a limit: warn; or end the run, with nothing sent; or, above that of the energy, scale the correction "
+        "down smoothly, forces and energy alike",
+        "warn",
+    )
+    fade_width: float = key(
+        number(above=1.0, maximum=1e3), "the scale is 0 from this many times the limit of the energy on", 2.0
+    )
+    frames_file: Path | None = key(
+        file_path(), "extended xyz file to which frames above a limit are appended, for labelling; absent: none", None
+    )
+    max_frames: int = key(integer(minimum=1), "frames that this file may hold", 200)
+    frames_interval_steps: int = key(
+        integer(minimum=1),
+        "steps from one frame written to the next, at least; a step is one exchange with i-PI, of a bead or a batch",
+        10,
+    )
+
+
+@dataclass(frozen=True)
 class DriverSection:
     """[driver]: how `deltaqmmm drive` runs; its flags override these keys."""
 
@@ -201,6 +299,9 @@ class Config:
         embedding: Section [embedding].
         mm: Section [mm].
         reference: Section [reference].
+        training: Section [training].
+        network: Section [network].
+        correction: Section [correction].
         driver: Section [driver].
     """
 
@@ -211,6 +312,9 @@ class Config:
     embedding: EmbeddingSection
     mm: MMSection
     reference: ReferenceSection
+    training: TrainingSection
+    network: NetworkSection
+    correction: CorrectionSection
     driver: DriverSection
 
 
@@ -222,6 +326,9 @@ SECTIONS: Mapping[
     | type[EmbeddingSection]
     | type[MMSection]
     | type[ReferenceSection]
+    | type[TrainingSection]
+    | type[NetworkSection]
+    | type[CorrectionSection]
     | type[DriverSection],
 ] = {
     "system": SystemSection,
@@ -230,6 +337,9 @@ SECTIONS: Mapping[
     "embedding": EmbeddingSection,
     "mm": MMSection,
     "reference": ReferenceSection,
+    "training": TrainingSection,
+    "network": NetworkSection,
+    "correction": CorrectionSection,
     "driver": DriverSection,
 }
 """Section name to the dataclass that declares its keys, in the order of the documentation."""

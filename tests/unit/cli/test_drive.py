@@ -66,6 +66,19 @@ def test_times_that_cannot_be_meant(config, seconds):
         client_settings(options(f"--wait={seconds}"), config)
 
 
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ([], None),
+        (["--terms", "correction"], ("correction",)),
+        (["--terms", "MM, dftb"], ("mm", "dftb")),
+        (["--terms", ""], ()),
+    ],
+)
+def test_terms(words, expected):
+    assert options(*words).terms == expected
+
+
 class Terminal(io.StringIO):
     def isatty(self):
         return True

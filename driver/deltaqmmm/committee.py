@@ -1,0 +1,256 @@
+"""A committee of corrections as one term: the mean, how far the members disagree, and fading by that.
+
+The members' gradients are partial ones, with the effective charges and the positions independent of each other. What is
+made of them here keeps that form, so that one pass of automatic differentiation through the embedding does the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from deltaqmmm.embedding import EmbeddedFrames
+from deltaqmmm.errors import ConfigError
+from deltaqmmm.ml import CommitteeResult
+from deltaqmmm.results import FloatArray
+
+
+class Correction(Protocol):
+    """A learned energy of the QM region in its surroundings, by a committee.
+
+    Attributes:
+        n_members: The number of members C.
+    """
+
+    n_members: int
+
+    def evaluate(
+        self, qm_positions: Tensor, mm_positions: Tensor, mm_charges: Tensor, mm_sites: Tensor
+    ) -> CommitteeResult:
+        """Evaluate B frames as `EmbeddedFrames` describes them, detached."""
+
+
+@dataclass(frozen=True)
+class Fade:
+    """The correction is scaled down where its members disagree.
+
+    E = c + s(x) (mean - c), with c the constant part of the energies, sigma the energy spread,
+    x = (sigma - begin) / (end - begin), and s(x) = 1 - x^3 (10 - 15 x + 6 x^2) between 0 and 1. The constant part is
+    left alone: it only is the distance between the zeros of two methods, hundreds of hartree.
+
+    Attributes:
+        begin: Energy spread where the scale leaves 1, hartree.
+        end: Energy spread where it reaches 0, hartree.
+    """
+
+    begin: float
+    end: float
+
+    def scale(self, spreads: Tensor) -> tuple[Tensor, Tensor]:
+        """Return s (between 0 and 1) and ds/dsigma (1/hartree), of the shape of the spreads."""
+        width = self.end - self.begin
+        x = ((spreads - self.begin) / width).clamp(0.0, 1.0)
+        return 1.0 - x**3 * (10.0 + x * (6.0 * x - 15.0)), -30.0 * (x * (1.0 - x)) ** 2 / width
+
+
+@dataclass(frozen=True)
+class CommitteeSettings:
+    """What is made of a committee.
+
+    Attributes:
+        energy_offset: The constant part c of every member's energy, hartree.
+        include_offset: Whether that part belongs to the energy that is given.
+        fade: How the mean is scaled down where members disagree; None leaves it as it is.
+        extras: Give every member's whole energy, forces and virial as extras, in the form that i-PI's `<ffcommittee>`
+            reads.
+    """
+
+    energy_offset: float = 0.0
+    include_offset: bool = True
+    fade: Fade | None = None
+    extras: bool = False
+
+    def check(self, n_members: int) -> None:
+        """Refuse what needs more members.
+
+        Raises:
+            ConfigError: A single member is to fade or to be shown as a committee.
+        """
+        if n_members < 2 and (self.fade is not None or self.extras):
+            raise ConfigError("the correction has one member: fading and committee extras need two or more.")
+
+
+@dataclass(frozen=True)
+class Committee:
+    """What a committee contributes to the potential.
+
+    With fading the energy depends on every member's energy: E = E(E_1, ..., E_C). So its gradient is the sum of the
+    members' gradients times dE/dE_m, whatever the gradient is with respect to.
+
+    Attributes:
+        result: What the members say.
+        energies: E, shape (B,), hartree.
+        scales: s of the fading, shape (B,); None without fading.
+        energy_spreads: Sample standard deviation of the members' energies, shape (B,), hartree; None for one member.
+        weights: dE/dE_m, shape (C, B).
+        member_energies: The members, faded as their mean is (which makes E their mean), shape (C, B), hartree.
+        member_weights: How each of these depends on the members' energies: d(member m)/dE_k, shape (C, C, B).
+    """
+
+    result: CommitteeResult
+    energies: Tensor
+    scales: Tensor | None
+    energy_spreads: Tensor | None
+    weights: Tensor
+    member_energies: Tensor
+    member_weights: Tensor
+
+    def seeds(self, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Partial gradients of sum_m weights_m E_m.
+
+        Args:
+            weights: Shape (C, B).
+
+        Returns:
+            With respect to `qm_positions` (B, n_qm, 3), `mm_positions` (B, K, 3) and `mm_charges` (B, K).
+        """
+        result = self.result
+        weights = weights.to(result.qm_gradients)
+        # One matrix product for each frame: members are summed without a temporary of their size.
+        return (
+            torch.einsum("cb,cbnx->bnx", weights, result.qm_gradients),
+            torch.einsum("cb,cbkx->bkx", weights, result.mm_gradients),
+            torch.einsum("cb,cbk->bk", weights, result.charge_gradients),
+        )
+
+
+def combine(result: CommitteeResult, settings: CommitteeSettings) -> Committee:
+    """Take the mean of a committee, or fade it by its spread.
+
+    The spread is sigma = sqrt(sum_m (E_m - mean)^2 / (C - 1)), so dsigma/dE_m = (E_m - mean) / ((C - 1) sigma).
+
+    Args:
+        result: What the members say.
+        settings: What is made of it.
+    """
+    energies = result.energies - settings.energy_offset
+    base = settings.energy_offset if settings.include_offset else 0.0
+    n_members = len(energies)
+    mean = energies.mean(dim=0)
+    deviations = energies - mean
+    spreads = (deviations.square().sum(dim=0) / (n_members - 1)).sqrt() if n_members > 1 else None
+    uniform = torch.full_like(energies, 1.0 / n_members)
+    identity = torch.eye(n_members, dtype=energies.dtype, device=energies.device)[..., None]
+    if settings.fade is None or spreads is None:
+        member_weights = identity.expand(-1, -1, energies.shape[1])
+        return Committee(result, base + mean, None, spreads, uniform, base + energies, member_weights)
+    scales, slopes = settings.fade.scale(spreads)
+    # Where the spread is zero the slope is zero too: any finite number does for the quotient.
+    safe = torch.where(spreads > 0.0, spreads, torch.ones_like(spreads))
+    scale_gradients = slopes * deviations / ((n_members - 1) * safe)
+    return Committee(
+        result=result,
+        energies=base + scales * mean,
+        scales=scales,
+        energy_spreads=spreads,
+        weights=scales * uniform + mean * scale_gradients,
+        member_energies=base + scales * energies,
+        member_weights=scales * identity + energies[:, None] * scale_gradients[None],
+    )
+
+
+@dataclass(frozen=True)
+class MemberDeviations:
+    """How C members differ from what is sent.
+
+    Attributes:
+        energies: Shape (B, C), hartree.
+        forces: Shape (B, C, N, 3), hartree/bohr.
+        strain_derivatives: Shape (B, C, 3, 3), hartree; None where they are not computed.
+    """
+
+    energies: FloatArray
+    forces: FloatArray
+    strain_derivatives: FloatArray | None
+
+    def extras(
+        self, energies: FloatArray, forces: FloatArray, strain_derivatives: FloatArray | None
+    ) -> dict[str, FloatArray]:
+        """The members as i-PI's `<ffcommittee>` reads them from JSON.
+
+        Args:
+            energies: What is sent, shape (B,), hartree: the mean of "committee_pot" (B, C).
+            forces: Shape (B, N, 3), hartree/bohr: the mean of "committee_force" (B, C, N, 3).
+            strain_derivatives: Shape (B, 3, 3), hartree. "committee_virial" (B, C, 3, 3) is, as on the socket, minus
+                that, transposed like the cell; zeros without strain derivatives, also as on the socket.
+        """
+        virials = np.zeros((*self.energies.shape, 3, 3))
+        if strain_derivatives is not None and self.strain_derivatives is not None:
+            virials = 0.0 - (strain_derivatives[:, None] + self.strain_derivatives).transpose(0, 1, 3, 2)
+        return {
+            "committee_pot": energies[:, None] + self.energies,
+            "committee_force": forces[:, None] + self.forces,
+            "committee_virial": virials,
+        }
+
+
+def member_deviations(committee: Committee, frames: EmbeddedFrames, leaves: Sequence[Tensor]) -> MemberDeviations:
+    """The members one by one, through the whole embedding: as many backward passes as there are members.
+
+    Args:
+        committee: The committee.
+        frames: What it was given, not detached.
+        leaves: Positions (B, N, 3) and, where strain derivatives are wanted, strains (B, 3, 3).
+    """
+    outputs = [frames.qm_positions, frames.mm_positions, frames.mm_charges]
+    gradients = []
+    for weights in committee.member_weights - committee.weights:
+        seeds = [seed.to(leaves[0]) for seed in committee.seeds(weights)]
+        gradients.append(torch.autograd.grad(outputs, list(leaves), seeds, retain_graph=True))
+    by_leaf = [torch.stack(column, dim=1).cpu().numpy() for column in zip(*gradients, strict=True)]
+    energies = (committee.member_energies - committee.energies).T.cpu().numpy()
+    return MemberDeviations(energies, -by_leaf[0], by_leaf[1] if len(by_leaf) > 1 else None)
+
+
+def force_spreads(result: CommitteeResult, frames: EmbeddedFrames) -> Tensor | None:
+    """How far the members' forces disagree where they disagree most.
+
+    For one atom the spread is the root of the summed sample variances of the three components of its force. On QM atoms
+    it is taken of the members' total forces, the chain rule through the effective charges included. On MM sites
+    (each image and each virtual site by itself) it is taken at fixed effective charges: what is left out is the pull on
+    the reference atoms of groups in the switch of the embedding, which are the farthest from the QM region.
+
+    Args:
+        result: What the members say.
+        frames: What they were given, not detached.
+
+    Returns:
+        The largest spread of each frame, shape (B,), hartree/bohr; None for one member.
+    """
+    if len(result.energies) < 2:
+        return None
+    charges = frames.mm_charges
+    through_charges = [
+        torch.autograd.grad([charges], [frames.qm_positions], [seed], retain_graph=True)[0]
+        for seed in result.charge_gradients.to(charges)
+    ]
+    on_qm = result.qm_gradients.to(charges) + torch.stack(through_charges)
+    largest = _spread(on_qm).amax(dim=1)
+    if result.mm_gradients.shape[2] > 0:
+        largest = torch.maximum(largest, _spread(result.mm_gradients.to(charges)).amax(dim=1))
+    return largest
+
+
+def _spread(gradients: Tensor) -> Tensor:
+    """Root of the summed variances of the components: (C, B, n, 3) to (B, n)."""
+    mean = gradients.mean(dim=0)
+    # Member by member: `Tensor.var` takes ten times longer over a leading dimension.
+    total = torch.zeros_like(mean)
+    for member in gradients:
+        total += (member - mean).square_()
+    return (total.sum(dim=-1) / (len(gradients) - 1)).sqrt()

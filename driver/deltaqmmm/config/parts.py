@@ -1,0 +1,125 @@
+"""The parts of a configuration as the package's own settings, and the topology: the units of the file end here."""
+
+from __future__ import annotations
+
+import torch
+
+from deltaqmmm.config.sections import Config
+from deltaqmmm.dftb import DFTBSettings
+from deltaqmmm.embedding import CutoffSettings
+from deltaqmmm.errors import ConfigError
+from deltaqmmm.mm import OpenMMSettings
+from deltaqmmm.system import System, parse_selection
+from deltaqmmm.topology import NonbondedSettings, Topology, load_topology
+from deltaqmmm.topology_files import detect_kind
+from deltaqmmm.units import ANGSTROM, KELVIN
+
+EWALD_TOLERANCE = 5e-5
+EWALD_TOLERANCE_WITH_VIRIAL = 1e-5
+"""The virial comes from differences of energies under small strains, which see the error of the Ewald sum enlarged."""
+
+
+def nonbonded_settings(config: Config) -> NonbondedSettings:
+    """The [mm] distances and Ewald tolerance, in bohr."""
+    mm = config.mm
+    switch = mm.cutoff_angstrom - 1.0 if mm.switch_angstrom is None else mm.switch_angstrom
+    return NonbondedSettings(
+        cutoff=mm.cutoff_angstrom * ANGSTROM,
+        switch_distance=switch * ANGSTROM if switch > 0.0 else None,
+        ewald_tolerance=mm.ewald_tolerance or (EWALD_TOLERANCE_WITH_VIRIAL if mm.virial else EWALD_TOLERANCE),
+        dispersion_correction=mm.dispersion_correction,
+    )
+
+
+def openmm_settings(config: Config) -> OpenMMSettings:
+    """The hardware choices of [mm]."""
+    mm = config.mm
+    return OpenMMSettings(
+        platform=mm.platform,
+        precision=mm.precision,
+        threads=mm.threads or config.driver.threads or None,
+        deterministic=mm.deterministic,
+        virial=mm.virial,
+    )
+
+
+def cutoff_settings(config: Config) -> CutoffSettings:
+    """The [embedding] section, in bohr."""
+    embedding = config.embedding
+    everything = embedding.kind == "all"
+    return CutoffSettings(
+        inner=None if everything else embedding.inner_angstrom * ANGSTROM,
+        outer=None if everything else embedding.outer_angstrom * ANGSTROM,
+        smooth_minimum_sharpness=embedding.sharpness_per_bohr,
+        blur_width=embedding.charge_blur_angstrom * ANGSTROM,
+    )
+
+
+def dftb_settings(config: Config) -> DFTBSettings:
+    """The [dftb] section, energies in hartree."""
+    dftb = config.dftb
+    return DFTBSettings(
+        model=dftb.model,
+        parameters=dftb.parameters,
+        parameter_folder=dftb.parameter_folder,
+        hubbard_derivatives=dftb.hubbard_derivatives,
+        highest_shells=dftb.highest_shells,
+        damping_exponent=dftb.hydrogen_damping_exponent or None,
+        electronic_temperature=dftb.electronic_temperature_kelvin * KELVIN,
+        scc_tolerance=dftb.scc_tolerance,
+        max_scc_iterations=dftb.max_scc_iterations,
+        dispersion=dftb.dispersion,
+        warm_start=dftb.warm_start,
+    )
+
+
+def torch_device(config: Config) -> torch.device:
+    """The device of [dftb] device.
+
+    Raises:
+        ConfigError: A CUDA device is asked for and torch finds none, or not that one.
+    """
+    name = config.dftb.device
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda":
+        found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (device.index or 0) >= found:
+            raise ConfigError(
+                f'{config.file}: [dftb] device = "{name}": torch {torch.__version__} finds {found} CUDA devices here. '
+                'Take "cpu" or "auto", or install a build of torch with CUDA.'
+            )
+    return device
+
+
+def read_topology(config: Config) -> Topology:
+    """The topology of [system], and its coordinates where given.
+
+    Raises:
+        ConfigError: A GROMACS topology stands alone: only its coordinate file tells whether there is a box.
+    """
+    if config.system.coordinates is None and detect_kind(config.system.topology) == "gromacs":
+        raise ConfigError(
+            f"{config.file}: [system] topology = {config.system.topology.name} is a GROMACS topology, which holds no "
+            "box: give the .gro file as coordinates, or the system would be taken for an isolated one."
+        )
+    return load_topology(
+        config.system.topology, config.system.coordinates, nonbonded_settings(config), config.system.include_folder
+    )
+
+
+def load_split(config: Config) -> tuple[Topology, System]:
+    """Read the topology and split it into QM region and surroundings.
+
+    Raises:
+        InputError: A file or the selection cannot be used, or the embedding does not fit the system.
+    """
+    topology = read_topology(config)
+    if topology.periodic and config.embedding.kind == "all":
+        raise ConfigError(
+            f'{config.file}: [embedding] kind = "all" needs an isolated system, and {config.system.topology.name} is '
+            'periodic: take kind = "cutoff".'
+        )
+    selection = parse_selection(config.qm.atoms, topology, config.qm.residues)
+    return topology, System.from_topology(topology, selection, config.qm.charge)

@@ -1,0 +1,132 @@
+import numpy as np
+import pytest
+import torch
+
+from deltaqmmm.committee import CommitteeSettings, Fade, MemberDeviations, combine, force_spreads
+from deltaqmmm.embedding import EmbeddedFrames
+from deltaqmmm.errors import ConfigError
+from deltaqmmm.ipi.wire import transpose
+from deltaqmmm.ml import CommitteeResult
+
+
+def result_of(energies):
+    """Members whose gradients are arbitrary."""
+    energies = torch.tensor(energies, dtype=torch.float64)
+    generator = torch.Generator().manual_seed(3)
+
+    def draw(*shape):
+        return torch.randn(*energies.shape, *shape, generator=generator, dtype=torch.float64)
+
+    return CommitteeResult(energies, draw(4, 3), draw(5, 3), draw(5))
+
+
+def test_the_mean_and_the_sample_standard_deviation():
+    energies = [[1.0, 5.0], [2.0, 5.0], [6.0, 5.0]]
+    result = result_of(energies)
+    committee = combine(result, CommitteeSettings())
+    np.testing.assert_allclose(committee.energies, [3.0, 5.0])
+    np.testing.assert_allclose(committee.energy_spreads, np.std(energies, axis=0, ddof=1))
+    qm, mm, charges = committee.seeds(committee.weights)
+    torch.testing.assert_close(qm, result.qm_gradients.mean(dim=0))
+    torch.testing.assert_close(mm, result.mm_gradients.mean(dim=0))
+    torch.testing.assert_close(charges, result.charge_gradients.mean(dim=0))
+
+
+def test_one_member_has_no_spread():
+    committee = combine(result_of([[1.0, 2.0]]), CommitteeSettings())
+    np.testing.assert_allclose(committee.energies, [1.0, 2.0])
+    assert committee.energy_spreads is None
+
+
+def test_the_switch_of_the_fading_and_its_slope():
+    fade = Fade(0.5, 1.5)
+    spreads = torch.linspace(0.0, 2.0, 81, dtype=torch.float64, requires_grad=True)
+    scales, slopes = fade.scale(spreads)
+    torch.testing.assert_close(slopes, torch.autograd.grad(scales.sum(), spreads)[0])
+    assert (scales[spreads <= 0.5] == 1.0).all()
+    assert (scales[spreads >= 1.5] == 0.0).all()
+    assert fade.scale(torch.tensor(1.0))[0] == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("offset", [0.0, -400.0])
+@pytest.mark.parametrize("include", [True, False])
+@pytest.mark.parametrize("width", [0.6, 0.8, 1.0, 5.0])
+def test_weights_are_derivatives_of_the_faded_energies(offset, include, width):
+    settings = CommitteeSettings(offset, include, Fade(0.5 * width, width))
+    start = torch.tensor([[0.3], [0.9], [-0.4]], dtype=torch.float64) + offset
+
+    def combined(energies):
+        return combine(CommitteeResult(energies, *[torch.zeros(3, 1, 1)] * 3), settings)
+
+    committee = combined(start)
+    for row in range(3):
+        shift = torch.zeros_like(start)
+        shift[row] = 1e-5
+        ahead, behind = combined(start + shift), combined(start - shift)
+        torch.testing.assert_close(
+            (ahead.energies - behind.energies) / 2e-5, committee.weights[row], atol=1e-6, rtol=0.0
+        )
+        numerical = (ahead.member_energies - behind.member_energies) / 2e-5
+        torch.testing.assert_close(numerical, committee.member_weights[:, row], atol=1e-6, rtol=0.0)
+    # The members average to what is given.
+    torch.testing.assert_close(committee.member_energies.mean(dim=0), committee.energies)
+    torch.testing.assert_close(committee.member_weights.mean(dim=0), committee.weights)
+
+
+def test_fading_leaves_the_constant_part():
+    energies = [[-400.0 + 3.0], [-400.0 - 3.0], [-400.0 + 0.6]]
+    full = combine(result_of(energies), CommitteeSettings(-400.0, True, Fade(0.1, 0.2)))
+    assert float(full.energies) == -400.0
+    assert float(full.scales) == 0.0
+    assert not full.weights.any()
+    without = combine(result_of(energies), CommitteeSettings(-400.0, False, Fade(0.1, 0.2)))
+    assert float(without.energies) == 0.0
+
+
+def test_equal_members_fade_without_a_singularity():
+    committee = combine(result_of([[1.0], [1.0]]), CommitteeSettings(fade=Fade(0.1, 0.2)))
+    np.testing.assert_allclose(committee.weights, 0.5)
+    assert float(committee.energies) == 1.0
+
+
+def test_a_single_member_cannot_fade_or_be_a_committee():
+    for settings in (CommitteeSettings(fade=Fade(1.0, 2.0)), CommitteeSettings(extras=True)):
+        with pytest.raises(ConfigError, match="two or more"):
+            settings.check(1)
+        settings.check(2)
+
+
+def test_force_spread_by_hand():
+    """Charges that depend on the QM positions: q_j = 0.1 sum_a |R_a|^2, so dq_j/dR_a = 0.2 R_a."""
+    generator = torch.Generator().manual_seed(5)
+    positions = torch.randn(2, 4, 3, generator=generator, dtype=torch.float64, requires_grad=True)
+    charges = (0.1 * positions.square().sum(dim=(1, 2)))[:, None].expand(2, 5)
+    frames = EmbeddedFrames(positions, torch.zeros(2, 5, 3), charges, torch.zeros(2, 5), torch.zeros(2, 4))
+    result = result_of([[0.0, 0.0]] * 3)
+    total = result.qm_gradients + 0.2 * positions.detach() * result.charge_gradients.sum(dim=-1)[..., None, None]
+    for scale_mm in (1e-3, 10.0):
+        given = CommitteeResult(
+            result.energies, result.qm_gradients, scale_mm * result.mm_gradients, result.charge_gradients
+        )
+        each = [np.sqrt(np.var(x.numpy(), axis=0, ddof=1).sum(axis=-1)) for x in (total, given.mm_gradients)]
+        expected = np.maximum(each[0].max(axis=1), each[1].max(axis=1))
+        np.testing.assert_allclose(force_spreads(given, frames), expected)
+
+
+def test_members_for_ipi_have_the_sign_and_orientation_of_the_socket():
+    generator = np.random.default_rng(1)
+    energies, forces, strains = (generator.normal(size=shape) for shape in ((2,), (2, 4, 3), (2, 3, 3)))
+    shapes = ((2, 5), (2, 5, 4, 3), (2, 5, 3, 3))
+    deviations = MemberDeviations(*(generator.normal(size=shape) for shape in shapes))
+    extras = deviations.extras(energies, forces, strains)
+    for frame, member in np.ndindex(2, 5):
+        assert extras["committee_pot"][frame, member] == energies[frame] + deviations.energies[frame, member]
+        expected = forces[frame] + deviations.forces[frame, member]
+        np.testing.assert_array_equal(extras["committee_force"][frame, member], expected)
+        strain = strains[frame] + deviations.strain_derivatives[frame, member]
+        np.testing.assert_array_equal(extras["committee_virial"][frame, member], transpose(-strain[None])[0])
+    assert (
+        not MemberDeviations(deviations.energies, deviations.forces, None)
+        .extras(energies, forces, None)["committee_virial"]
+        .any()
+    )
