@@ -12,6 +12,7 @@ from deltaqmmm.ml import (
     CommitteeNetwork,
     CommitteeResult,
     ModelInfo,
+    StoredDerivatives,
     default_functions,
     n_features,
     save_model,
@@ -47,7 +48,8 @@ class PairCorrection:
         leaves = [t.detach().clone().requires_grad_() for t in (qm_positions, mm_positions, mm_charges)]
         energies = self.energies(*leaves)
         rows = [torch.autograd.grad(member.sum(), leaves, retain_graph=True) for member in energies]
-        return CommitteeResult(energies.detach(), *(torch.stack(column) for column in zip(*rows, strict=True)))
+        qm_gradients, *by_sites = (torch.stack(column) for column in zip(*rows, strict=True))
+        return CommitteeResult(energies.detach(), qm_gradients, StoredDerivatives(*by_sites))
 
 
 def write_model(file, config, system, *, target="delta", n_members=3, spread=1.0, offset=-2.0, **changes):

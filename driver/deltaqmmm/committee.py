@@ -18,6 +18,10 @@ from deltaqmmm.embedding import EmbeddedFrames
 from deltaqmmm.errors import ConfigError
 from deltaqmmm.ml import CommitteeResult
 from deltaqmmm.results import FloatArray
+from deltaqmmm.units import ANGSTROM
+
+NEAR = 5.0 * ANGSTROM
+"""MM sites this close to a QM atom count in the spread of forces, bohr."""
 
 
 class Correction(Protocol):
@@ -121,12 +125,8 @@ class Committee:
         """
         result = self.result
         weights = weights.to(result.qm_gradients)
-        # One matrix product for each frame: members are summed without a temporary of their size.
-        return (
-            torch.einsum("cb,cbnx->bnx", weights, result.qm_gradients),
-            torch.einsum("cb,cbkx->bkx", weights, result.mm_gradients),
-            torch.einsum("cb,cbk->bk", weights, result.charge_gradients),
-        )
+        by_site, by_charge = result.sites.weighted(weights[None])
+        return torch.einsum("cb,cbnx->bnx", weights, result.qm_gradients), by_site[0], by_charge[0]
 
 
 def combine(result: CommitteeResult, settings: CommitteeSettings) -> Committee:
@@ -217,33 +217,25 @@ def member_deviations(committee: Committee, frames: EmbeddedFrames, leaves: Sequ
     return MemberDeviations(energies, -by_leaf[0], by_leaf[1] if len(by_leaf) > 1 else None)
 
 
-def force_spreads(result: CommitteeResult, frames: EmbeddedFrames) -> Tensor | None:
+def force_spreads(result: CommitteeResult) -> Tensor | None:
     """How far the members' forces disagree where they disagree most.
 
-    For one atom the spread is the root of the summed sample variances of the three components of its force. On QM atoms
-    it is taken of the members' total forces, the chain rule through the effective charges included. On MM sites
-    (each image and each virtual site by itself) it is taken at fixed effective charges: what is left out is the pull on
-    the reference atoms of groups in the switch of the embedding, which are the farthest from the QM region.
+    For one atom the spread is the root of the summed sample variances of the three components of its force, at fixed
+    effective charges: what is left out is the pull of the groups in the switch of the embedding, which are the farthest
+    from the QM region. Looked at are the QM atoms and the MM sites within `NEAR` of them (each image and each virtual
+    site by itself); beyond that the members differ by less than they do nearer.
 
     Args:
         result: What the members say.
-        frames: What they were given, not detached.
 
     Returns:
         The largest spread of each frame, shape (B,), hartree/bohr; None for one member.
     """
     if len(result.energies) < 2:
         return None
-    charges = frames.mm_charges
-    through_charges = [
-        torch.autograd.grad([charges], [frames.qm_positions], [seed], retain_graph=True)[0]
-        for seed in result.charge_gradients.to(charges)
-    ]
-    on_qm = result.qm_gradients.to(charges) + torch.stack(through_charges)
-    largest = _spread(on_qm).amax(dim=1)
-    if result.mm_gradients.shape[2] > 0:
-        largest = torch.maximum(largest, _spread(result.mm_gradients.to(charges)).amax(dim=1))
-    return largest
+    largest = _spread(result.qm_gradients).amax(dim=1)
+    near = result.sites.near(NEAR)
+    return torch.maximum(largest, _spread(near).amax(dim=1)) if near.shape[2] > 0 else largest
 
 
 def _spread(gradients: Tensor) -> Tensor:

@@ -223,7 +223,7 @@ class Potential:
             outputs += [frames.qm_positions, frames.mm_positions, frames.mm_charges]
             seeds += committee.seeds(committee.weights)
             terms["correction"] = _numpy(committee.energies)
-            extras.update(_spread_extras(committee, frames))
+            extras.update(_spread_extras(committee))
             if self._committee.extras:
                 members = member_deviations(committee, frames, leaves)
             seconds["correction"] = time.perf_counter() - start
@@ -268,9 +268,9 @@ class _QMSide:
     seconds: Mapping[str, float] = field(default_factory=dict)
 
 
-def _spread_extras(committee: Committee, frames: EmbeddedFrames) -> dict[str, npt.NDArray[np.generic]]:
+def _spread_extras(committee: Committee) -> dict[str, npt.NDArray[np.generic]]:
     """What is said of the members of a committee: nothing if it has one."""
-    spreads = force_spreads(committee.result, frames)
+    spreads = force_spreads(committee.result)
     if spreads is None or committee.energy_spreads is None:
         return {}
     extras: dict[str, npt.NDArray[np.generic]] = {

@@ -3,10 +3,9 @@ import pytest
 import torch
 
 from deltaqmmm.committee import CommitteeSettings, Fade, MemberDeviations, combine, force_spreads
-from deltaqmmm.embedding import EmbeddedFrames
 from deltaqmmm.errors import ConfigError
 from deltaqmmm.ipi.wire import transpose
-from deltaqmmm.ml import CommitteeResult
+from deltaqmmm.ml import CommitteeResult, StoredDerivatives
 
 
 def result_of(energies):
@@ -17,7 +16,7 @@ def result_of(energies):
     def draw(*shape):
         return torch.randn(*energies.shape, *shape, generator=generator, dtype=torch.float64)
 
-    return CommitteeResult(energies, draw(4, 3), draw(5, 3), draw(5))
+    return CommitteeResult(energies, draw(4, 3), StoredDerivatives(draw(5, 3), draw(5)))
 
 
 def test_the_mean_and_the_sample_standard_deviation():
@@ -56,7 +55,8 @@ def test_weights_are_derivatives_of_the_faded_energies(offset, include, width):
     start = torch.tensor([[0.3], [0.9], [-0.4]], dtype=torch.float64) + offset
 
     def combined(energies):
-        return combine(CommitteeResult(energies, *[torch.zeros(3, 1, 1)] * 3), settings)
+        zeros = torch.zeros(3, 1, 1)
+        return combine(CommitteeResult(energies, zeros, StoredDerivatives(zeros, zeros)), settings)
 
     committee = combined(start)
     for row in range(3):
@@ -97,20 +97,19 @@ def test_a_single_member_cannot_fade_or_be_a_committee():
 
 
 def test_force_spread_by_hand():
-    """Charges that depend on the QM positions: q_j = 0.1 sum_a |R_a|^2, so dq_j/dR_a = 0.2 R_a."""
-    generator = torch.Generator().manual_seed(5)
-    positions = torch.randn(2, 4, 3, generator=generator, dtype=torch.float64, requires_grad=True)
-    charges = (0.1 * positions.square().sum(dim=(1, 2)))[:, None].expand(2, 5)
-    frames = EmbeddedFrames(positions, torch.zeros(2, 5, 3), charges, torch.zeros(2, 5), torch.zeros(2, 4))
+    """The larger of the spreads on QM atoms and near sites, each the root of summed variances."""
     result = result_of([[0.0, 0.0]] * 3)
-    total = result.qm_gradients + 0.2 * positions.detach() * result.charge_gradients.sum(dim=-1)[..., None, None]
     for scale_mm in (1e-3, 10.0):
+        mm_gradients = scale_mm * result.mm_gradients
         given = CommitteeResult(
-            result.energies, result.qm_gradients, scale_mm * result.mm_gradients, result.charge_gradients
+            result.energies, result.qm_gradients, StoredDerivatives(mm_gradients, result.charge_gradients)
         )
-        each = [np.sqrt(np.var(x.numpy(), axis=0, ddof=1).sum(axis=-1)) for x in (total, given.mm_gradients)]
-        expected = np.maximum(each[0].max(axis=1), each[1].max(axis=1))
-        np.testing.assert_allclose(force_spreads(given, frames), expected)
+        each = [
+            np.sqrt(np.var(x.numpy(), axis=0, ddof=1).sum(axis=-1)).max(axis=1)
+            for x in (given.qm_gradients, mm_gradients)
+        ]
+        assert (each[0] > each[1]).all() == (scale_mm < 1.0)
+        np.testing.assert_allclose(force_spreads(given), np.maximum(*each))
 
 
 def test_members_for_ipi_have_the_sign_and_orientation_of_the_socket():

@@ -6,7 +6,9 @@ from deltaqmmm.ml.committee import (
     Correction,
     Descriptor,
     ModelInfo,
+    SiteDerivatives,
     SiteTypes,
+    StoredDerivatives,
     type_names,
 )
 from deltaqmmm.ml.features import combine, n_features
@@ -23,7 +25,9 @@ __all__ = [
     "Descriptor",
     "ModelInfo",
     "RadialFunction",
+    "SiteDerivatives",
     "SiteTypes",
+    "StoredDerivatives",
     "Surroundings",
     "SymmetryFunctions",
     "combine",

@@ -5,9 +5,11 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from deltaqmmm.errors import ModelError
 from deltaqmmm.ml.features import combine
@@ -53,17 +55,99 @@ class ModelInfo:
 class CommitteeResult:
     """Energies of C members for B frames and their partial derivatives: positions and charges are independent.
 
+    The derivatives by the K sites and their charges are computed when they are asked for: those of one weighted sum of
+    the members take a fraction of the time of those of all members.
+
     Attributes:
         energies: Shape (C, B), hartree.
         qm_gradients: Shape (C, B, n, 3), hartree/bohr.
-        mm_gradients: Shape (C, B, K, 3), hartree/bohr; or (1, B, K, 3), the mean, if members were not wanted.
-        charge_gradients: Derivatives by the effective charges, shape (C, B, K) or (1, B, K), hartree/e.
+        sites: Gives the derivatives by sites and charges.
     """
 
     energies: Tensor
     qm_gradients: Tensor
+    sites: SiteDerivatives
+
+    @cached_property
+    def _all_members(self) -> tuple[Tensor, Tensor]:
+        n_members, n_frames = self.energies.shape
+        each = torch.eye(n_members, dtype=self.qm_gradients.dtype, device=self.qm_gradients.device)
+        return self.sites.weighted(each[..., None].expand(-1, -1, n_frames))
+
+    @property
+    def mm_gradients(self) -> Tensor:
+        """Of each member, shape (C, B, K, 3), hartree/bohr."""
+        return self._all_members[0]
+
+    @property
+    def charge_gradients(self) -> Tensor:
+        """Derivatives by the effective charges of each member, shape (C, B, K), hartree/e."""
+        return self._all_members[1]
+
+
+class SiteDerivatives(Protocol):
+    """Derivatives of members' energies by sites and their charges, made on demand."""
+
+    def weighted(self, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """Of M sums of the members with weights (M, C, B): by sites (M, B, K, 3), and by charges (M, B, K)."""
+
+    def near(self, distance: float) -> Tensor:
+        """Of each member, by the sites nearer than a distance (bohr) to a QM atom, zero-padded: (C, B, K', 3)."""
+
+
+@dataclass(frozen=True, eq=False)
+class StoredDerivatives:
+    """Derivatives that are there already.
+
+    Attributes:
+        mm_gradients: Shape (C, B, K, 3), hartree/bohr.
+        charge_gradients: Shape (C, B, K), hartree/e.
+    """
+
     mm_gradients: Tensor
     charge_gradients: Tensor
+
+    def weighted(self, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """See `SiteDerivatives`."""
+        return (
+            torch.einsum("mcb,cbkx->mbkx", weights, self.mm_gradients),
+            torch.einsum("mcb,cbk->mbk", weights, self.charge_gradients),
+        )
+
+    def near(self, distance: float) -> Tensor:
+        """See `SiteDerivatives`; gives all sites."""
+        del distance
+        return self.mm_gradients
+
+
+@dataclass(frozen=True, eq=False)
+class MomentDerivatives:
+    """Derivatives by the moments, and the surroundings that take them back to sites.
+
+    Attributes:
+        by_moment: Shape (C, B, n, F, 4, T).
+        parts: Slices of the frames with their surroundings and the derivatives of weights by charges, (b, K).
+    """
+
+    by_moment: Tensor
+    parts: Sequence[tuple[slice, Surroundings, Tensor]]
+
+    def weighted(self, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """See `SiteDerivatives`."""
+        sums = torch.einsum("mcb,cbifxt->mbifxt", weights.to(self.by_moment), self.by_moment)
+        by_site, by_charge = [], []
+        for part, around, factors in self.parts:
+            site, weight = around.pull_back(sums[:, part])
+            by_site.append(site)
+            by_charge.append(weight * factors)
+        return torch.cat(by_site, dim=1), torch.cat(by_charge, dim=1)
+
+    def near(self, distance: float) -> Tensor:
+        """See `SiteDerivatives`."""
+        found = [around.nearer(distance).pull_back(self.by_moment[:, part])[0] for part, around, _ in self.parts]
+        width = max(gradients.shape[2] for gradients in found)
+        padded = [nn.functional.pad(gradients, (0, 0, 0, width - gradients.shape[2])) for gradients in found]
+        return torch.cat(padded, dim=1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -263,13 +347,7 @@ class Correction:
         self._offset = sum(float(model.offsets[elements.index(symbol)]) for symbol in qm_symbols)
 
     def evaluate(
-        self,
-        qm_positions: Tensor,
-        mm_positions: Tensor,
-        mm_charges: Tensor,
-        mm_sites: Tensor,
-        *,
-        members: bool = True,
+        self, qm_positions: Tensor, mm_positions: Tensor, mm_charges: Tensor, mm_sites: Tensor
     ) -> CommitteeResult:
         """Energies and partial derivatives of all members.
 
@@ -278,8 +356,6 @@ class Correction:
             mm_positions: Shape (B, K, 3), bohr; padding is far away.
             mm_charges: Effective charges, shape (B, K), e; 0 on padding.
             mm_sites: Number of the site, shape (B, K); -1 on padding.
-            members: Whether derivatives by sites and charges are wanted for each member, which takes longer; if not,
-                those two have a first axis of length 1 and are the means over the members.
         """
         descriptor = self._descriptor
         device, dtype = descriptor.device, descriptor.dtype
@@ -290,22 +366,19 @@ class Correction:
         # Few frames at once on the CPU: what is computed for one frame then stays in the cache.
         per_frame = max(1, qm.shape[1] * mm.shape[1] * len(self.model.functions.mm_radial))
         step = max(1, PAIRS_AT_ONCE["cuda" if device.type == "cuda" else "cpu"] // per_frame)
-        parts = [slice(start, start + step) for start in range(0, len(qm), step)]
-        around = [descriptor.surroundings(qm[part], mm[part], charges[part], sites[part]) for part in parts]
-        moments = torch.cat([found.moments() for found, _ in around])
+        parts = []
+        for start in range(0, len(qm), step):
+            part = slice(start, start + step)
+            parts.append((part, *descriptor.surroundings(qm[part], mm[part], charges[part], sites[part])))
+        moments = torch.cat([around.moments() for _, around, _ in parts])
         energies, by_position, by_moment = self._networks(qm, moments)
-        wanted = by_moment if members else by_moment.mean(dim=0, keepdim=True)
-        by_centre, by_site, by_charge = [], [], []
-        for part, (found, factors) in zip(parts, around, strict=True):
-            by_centre.append(torch.einsum("cbifxt,bifxty->cbiy", by_moment[:, part], found.jacobian()))
-            site, weight = found.pull_back(wanted[:, part])
-            by_site.append(site)
-            by_charge.append(weight * factors)
+        by_centre = [
+            torch.einsum("cbifxt,bifxty->cbiy", by_moment[:, part], around.jacobian()) for part, around, _ in parts
+        ]
         return CommitteeResult(
             energies=energies.to(torch.float64) + self._offset,
             qm_gradients=by_position + torch.cat(by_centre, dim=1),
-            mm_gradients=torch.cat(by_site, dim=1),
-            charge_gradients=torch.cat(by_charge, dim=1),
+            sites=MomentDerivatives(by_moment, parts),
         )
 
     def _networks(self, qm: Tensor, moments: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+import textwrap
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -70,6 +71,8 @@ def load_model(file: Path) -> CommitteeModel:
             if text is None:
                 raise ModelError(f"{file}: is a safetensors file, but no model of deltaqmmm.")
             header = json.loads(text)
+            if not isinstance(header, dict):
+                raise ModelError(f"{file}: is a safetensors file, but no model of deltaqmmm.")
             tensors = {name: document.get_tensor(name) for name in document.keys()}  # noqa: SIM118 - no mapping
     except (SafetensorError, OSError, ValueError) as error:
         raise ModelError(
@@ -81,7 +84,9 @@ def load_model(file: Path) -> CommitteeModel:
     except ModelError as error:
         raise ModelError(f"{file}: {error}") from error
     except (KeyError, TypeError, ValueError, RuntimeError, ConfigError) as error:
-        raise ModelError(f"{file}: its header and its content do not fit ({error}). Take another copy.") from error
+        # What torch says of tensors that do not fit has many lines.
+        reason = textwrap.shorten(str(error), 300, placeholder=" ...")
+        raise ModelError(f"{file}: its header and its content do not fit ({reason}). Take another copy.") from error
 
 
 def _from_parts(header: Mapping[str, Any], tensors: dict[str, torch.Tensor]) -> CommitteeModel:
@@ -103,8 +108,9 @@ def _from_parts(header: Mapping[str, Any], tensors: dict[str, torch.Tensor]) -> 
     count = n_features(functions, len(info.elements), len(info.mm_types))
     network = CommitteeNetwork(info.elements, count, header["n_inputs"], header["hidden"], info.n_members)
     network = network.to(torch.float64)
-    offsets = tensors.pop("offsets")
-    if offsets.shape != (len(info.elements),) or not all(torch.isfinite(tensor).all() for tensor in tensors.values()):
+    finite = all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values())
+    offsets = tensors.pop("offsets").to(torch.float64)
+    if offsets.shape != (len(info.elements),) or not finite:
         raise ModelError("holds numbers that are not finite, or the wrong number of them.")
     network.load_state_dict(tensors)
     return CommitteeModel(info, functions, network, offsets)
@@ -123,6 +129,10 @@ def _write(file: Path, content: bytes) -> None:
             stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
+        # mkstemp makes files that only the owner can read; take what the user's umask would give.
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(name, 0o666 & ~umask)
         os.replace(name, file.resolve())
     except BaseException:
         Path(name).unlink(missing_ok=True)

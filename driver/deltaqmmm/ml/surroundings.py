@@ -108,6 +108,21 @@ class Surroundings:
         by_vector = by_vector * self.weights[:, None, None]
         return by_vector.permute(1, 0, 3, 2), by_weight.permute(1, 0, 2)
 
+    def nearer(self, distance: float) -> Surroundings:
+        """Only the sites nearer than a distance (bohr) to any QM atom, padded with sites of weight 0."""
+        squared = self.vectors[:, :, 1:].square().sum(dim=2).amin(dim=1)
+        near = (squared < distance**2) & (self.weights != 0.0)
+        width = max(1, int(near.sum(dim=1).max())) if near.shape[1] > 0 else 0
+        places = near.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :width]
+        n_qm, n_functions = self.values.shape[1:3]
+        return Surroundings(
+            self.values.gather(3, places[:, None, None].expand(-1, n_qm, n_functions, -1)),
+            self.slopes.gather(3, places[:, None, None].expand(-1, n_qm, n_functions, -1)),
+            self.vectors.gather(3, places[:, None, None].expand(-1, n_qm, 4, -1)),
+            self.weights.gather(1, places) * near.gather(1, places),
+            self.types.gather(2, places[:, None].expand(-1, self.types.shape[1], -1)),
+        )
+
     def _of_type(self, values: Tensor) -> Tensor:
         """Of (B, n, C, 4, T, K), for each site the entry of its type: (B, n, C, 4, K)."""
         if self.types.shape[1] == 1:

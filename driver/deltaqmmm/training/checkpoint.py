@@ -61,7 +61,7 @@ def read_checkpoint(file: Path, fingerprint: Mapping[str, object]) -> Checkpoint
             tensors = {name: document.get_tensor(name) for name in document.keys()}  # noqa: SIM118 - no mapping
         found, header = content["hashes"], content["header"]
         known = content["format"] == FORMAT
-    except (SafetensorError, OSError, ValueError, KeyError) as error:
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(
             f"{file}: is no checkpoint, or is damaged ({error}). Remove it to train from the start."
         ) from error

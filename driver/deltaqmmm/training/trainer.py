@@ -366,7 +366,7 @@ def _weighted(energy: Tensor, qm_gradient: Tensor, mm_gradient: Tensor, settings
 
 def _held_out_frames(count: int, settings: TrainingSettings) -> Tensor:
     """Which frames each member does not learn from, shape (C, F): disjoint sets while there are enough frames."""
-    size = max(1, round(settings.validation_fraction * count))
+    size = min(max(1, round(settings.validation_fraction * count)), count - 1)
     order = np.random.default_rng(settings.seed).permutation(count)
     held = torch.zeros(settings.members, count, dtype=torch.bool)
     for member in range(settings.members):

@@ -192,9 +192,10 @@ def test_thinned_datasets_say_so(tmp_path, dataset):
     cutoff = float(np.sort(distances)[len(distances) // 2])
     thinned = dataset.thinned(cutoff)
     far = distances > cutoff
-    assert far.any() and not far.all()
+    assert 0 < far.sum() < len(far)
     for label, full in ((thinned.frames[0].reference, frame.reference), (thinned.frames[0].baseline, frame.baseline)):
-        assert not label.mm_gradients[far].any() and not label.mm_potentials[far].any()
+        assert not label.mm_gradients[far].any()
+        assert not label.mm_potentials[far].any()
         assert np.array_equal(label.mm_gradients[~far], full.mm_gradients[~far])
         assert np.array_equal(label.mm_potentials[~far], full.mm_potentials[~far])
         assert label.energy == full.energy

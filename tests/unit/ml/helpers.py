@@ -98,7 +98,7 @@ def bind(model, symbols=FORMALDEHYDE, **options):
 def make_frames(n_frames=2, n_sites=7, seed=0, spread=0.1):
     """Distorted formaldehyde among sites from contact to beyond the cutoff: (qm, mm, charges, sites).
 
-    The last site stands in the tail of the cutoff of at least one atom.
+    The last site stands in the tail of the cutoff of the oxygen, and beyond that of the hydrogens.
     """
     rng = np.random.default_rng(seed)
     qm = FORMALDEHYDE_POSITIONS.numpy() + rng.normal(scale=spread, size=(n_frames, 4, 3))
@@ -106,7 +106,10 @@ def make_frames(n_frames=2, n_sites=7, seed=0, spread=0.1):
     directions /= np.linalg.norm(directions, axis=-1, keepdims=True)
     distances = np.linspace(4.0, 1.1 * MM_CUTOFF, n_sites)[:, None]
     mm = directions * distances
-    mm[:, -1] = qm[:, 1] + directions[:, -1] * (MM_CUTOFF - 0.8)
+    # Away from the molecule, so that the oxygen is the nearest atom.
+    outwards = np.array([0.2, 0.1, 1.0]) + 0.1 * rng.normal(size=(n_frames, 3))
+    outwards /= np.linalg.norm(outwards, axis=-1, keepdims=True)
+    mm[:, -1] = qm[:, 1] + outwards * (MM_CUTOFF - 0.8)
     sites = np.tile(np.arange(n_sites) % 7, (n_frames, 1))
     weights = rng.uniform(0.3, 1.0, size=sites.shape)
     charges = SITE_CHARGES[sites] * weights
@@ -239,8 +242,6 @@ def plain_energies(model, symbols, qm, mm, charges, sites):
                 values = values @ weight + bias
                 if layer < len(network.hidden):
                     values = values * torch.sigmoid(values)
-            energy = energy + values[0] * network.get_buffer("scale")
-            energies_offset = model.offsets[elements.index(symbol)]
-            energy = energy + energies_offset
+            energy = energy + values[0] * network.get_buffer("scale") + model.offsets[elements.index(symbol)]
         energies.append(energy)
     return torch.stack(energies)

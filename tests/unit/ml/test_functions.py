@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 
@@ -183,6 +184,6 @@ def test_default_functions_are_what_is_asked_for():
     assert len(functions.angular_radial) == 3
     assert [f.kind for f in functions.mm_radial] == ["g1"] + ["g2"] * 4 + ["g3"] * 3
     etas = [f.eta for f in functions.mm_radial if f.kind == "g2"]
-    ratios = [large / small for large, small in zip(etas, etas[1:], strict=False)]
+    ratios = [large / small for large, small in itertools.pairwise(etas)]
     assert ratios == pytest.approx([ratios[0]] * 3)
     assert all(0.0 < f.shift < functions.qm_cutoff for f in functions.qm_radial if f.kind == "g2")

@@ -8,7 +8,13 @@ import torch
 
 from deltaqmmm.ml import RadialFunction
 from deltaqmmm.ml.structure import Structure
-from tests.unit.ml.helpers import FORMALDEHYDE, FORMALDEHYDE_POSITIONS, plain_structure, random_rotation, small_functions
+from tests.unit.ml.helpers import (
+    FORMALDEHYDE,
+    FORMALDEHYDE_POSITIONS,
+    plain_structure,
+    random_rotation,
+    small_functions,
+)
 
 ELEMENTS = ("C", "H", "N", "O")
 SYMBOLS = ("O", "H", "C", "H", "N", "C", "O")
@@ -18,13 +24,13 @@ def structure_of(symbols=SYMBOLS, functions=None, elements=ELEMENTS):
     return Structure(functions or small_functions(), elements, symbols, torch.device("cpu"), torch.float64)
 
 
-def cluster(n_atoms=len(SYMBOLS), n_frames=1, seed=3, size=4.0):
+def cluster(n_frames=1, seed=3, size=4.0):
     """Random atoms, none closer than 1.2 bohr; some pairs are beyond the cutoffs."""
     rng = np.random.default_rng(seed)
     frames = []
     while len(frames) < n_frames:
-        points = rng.uniform(-size, size, size=(n_atoms, 3))
-        distances = np.linalg.norm(points[:, None] - points[None], axis=-1) + 10.0 * np.eye(n_atoms)
+        points = rng.uniform(-size, size, size=(len(SYMBOLS), 3))
+        distances = np.linalg.norm(points[:, None] - points[None], axis=-1) + 10.0 * np.eye(len(SYMBOLS))
         if distances.min() > 1.2:
             frames.append(points)
     return torch.as_tensor(np.array(frames))

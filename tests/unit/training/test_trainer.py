@@ -1,0 +1,450 @@
+"""Training on synthetic labels of a known network: formaldehyde among a few charges."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from deltaqmmm.dataset import Dataset, EnergyLabel, LabelledFrame, LabelSettings, Source, SystemTable
+from deltaqmmm.errors import ConfigError, DatasetError, ModelError, NonFiniteError
+from deltaqmmm.ml import Descriptor, RadialFunction, SiteTypes
+from deltaqmmm.training import trainer as trainer_module
+from deltaqmmm.training.loss import GRADIENT_UNIT, squared_errors
+from deltaqmmm.training.preparation import label_of, pad_frames, prepare
+from deltaqmmm.training.settings import TrainingSettings
+from deltaqmmm.training.trainer import Trainer, learning_rate
+from deltaqmmm.units import KJ_PER_MOL
+from tests.unit.ml.helpers import (
+    FORMALDEHYDE,
+    SITE_CHARGES,
+    SITE_SYMBOLS,
+    SITE_TYPES,
+    bind,
+    make_frames,
+    make_model,
+    small_functions,
+)
+
+FUNCTIONS = small_functions(
+    qm_radial=(RadialFunction("g2", eta=0.4, shift=2.1), RadialFunction("g2", eta=0.4, shift=3.5)),
+    angular_radial=(RadialFunction("g2", eta=0.1, shift=1.9),),
+    angular_zetas=(1,),
+    directions=(RadialFunction("g2", eta=0.2),),
+    mm_radial=(RadialFunction("g1"), RadialFunction("g2", eta=0.05), RadialFunction("g3", kappa=0.8)),
+    mm_type_by="none",
+)
+SETTINGS = TrainingSettings(
+    members=2, epochs=4, batch_size=5, hidden=(6,), validation_fraction=0.15, mm_gradient_cutoff=8.0, patience=50
+)
+TABLE = SystemTable(FORMALDEHYDE, 0, np.arange(4), SITE_TYPES, SITE_SYMBOLS, SITE_CHARGES)
+LABELS = LabelSettings({"kind": "cutoff"}, {"functional": "pbe0"}, {"model": "dftb3"})
+BASELINE_ENERGY, REFERENCE_ENERGY = -7.0, -114.0
+
+
+def label_from(model, case, shift):
+    result = bind(model).evaluate(*case)
+    return [
+        EnergyLabel(float(energy) + shift, qm.numpy(), mm.numpy(), charge.numpy())
+        for energy, qm, mm, charge in zip(
+            result.energies[0], result.qm_gradients[0], result.mm_gradients[0], result.charge_gradients[0], strict=True
+        )
+    ]
+
+
+@functools.cache
+def make_dataset(n_frames=20):
+    """Frames with 7, 5 and (one of them) no MM sites; labels of random networks."""
+    network = make_model(FUNCTIONS, elements=("C", "H", "O"), n_members=1, hidden=(4,), seed=9)
+    other = make_model(FUNCTIONS, elements=("C", "H", "O"), n_members=1, hidden=(4,), seed=10)
+    qm, mm, charges, sites = make_frames(n_frames, 7, seed=12, spread=0.15)
+    frames = []
+    for index in range(n_frames):
+        count = 0 if index == 3 else 5 if index % 2 else 7
+        case = qm[[index]], mm[[index], :count], charges[[index], :count], sites[[index], :count]
+        (baseline,), (reference,) = (
+            label_from(other, case, BASELINE_ENERGY),
+            label_from(network, case, REFERENCE_ENERGY),
+        )
+        frames.append(
+            LabelledFrame(
+                identity=f"{index:032x}",
+                source=Source("run.xyz", index),
+                qm_positions=case[0][0].numpy(),
+                mm_positions=case[1][0].numpy(),
+                mm_charges=case[2][0].numpy(),
+                mm_sites=case[3][0].numpy(),
+                reference=reference,
+                baseline=baseline,
+                baseline_charges=np.zeros(4),
+            )
+        )
+    return Dataset(TABLE, LABELS, tuple(frames))
+
+
+def with_frame(dataset, place, change):
+    """A dataset in which the reference label of one frame is another."""
+    frames = list(dataset.frames)
+    frames[place] = replace(frames[place], reference=change(frames[place].reference))
+    return dataset.with_frames(frames, ())
+
+
+def trained(settings=SETTINGS, dataset=None, functions=FUNCTIONS, **options):
+    trainer = Trainer(dataset or make_dataset(), settings, functions, **options)
+    return trainer, trainer.run()
+
+
+def states_of(model):
+    """The fitted weights of each member."""
+    return [
+        {n: t[member] for n, t in model.network.state_dict().items() if n.startswith(("weight", "bias"))}
+        for member in range(model.n_members)
+    ]
+
+
+def same(first, second):
+    return all(torch.equal(first[name], second[name]) for name in first)
+
+
+def errors_of(model, dataset, target):
+    """(C, F, 3): squared errors as the loss defines them, by way of `Correction.evaluate`."""
+    correction = bind(model)
+    rows = []
+    for frame in dataset.frames:
+        label = label_of(frame, target)
+        result = correction.evaluate(*pad_frames([frame]))
+        count = len(frame.mm_charges)
+        energy = ((result.energies[:, 0] - label.energy) / KJ_PER_MOL) ** 2
+        qm = (result.qm_gradients[:, 0] - torch.as_tensor(label.qm_gradients)) / GRADIENT_UNIT
+        mm = (result.mm_gradients[:, 0, :count] - torch.as_tensor(label.mm_gradients)) / GRADIENT_UNIT
+        distances = np.linalg.norm(frame.mm_positions[:, None] - frame.qm_positions[None], axis=-1)
+        near = torch.as_tensor(distances.min(axis=1) < SETTINGS.mm_gradient_cutoff) if count else torch.zeros(0) > 1
+        mm = (mm[:, near] ** 2).sum(dim=(1, 2)) / (3 * max(int(near.sum()), 1))
+        rows.append(torch.stack([energy, (qm**2).mean(dim=(1, 2)), mm], dim=-1))
+    return torch.stack(rows, dim=1)
+
+
+@pytest.mark.parametrize("mm_type_by", ["none", "element", "name"])
+@pytest.mark.parametrize("target", ["delta", "direct"])
+def test_the_loss_sees_what_the_correction_gives(target, mm_type_by):
+    dataset = make_dataset().with_frames(make_dataset().frames[:6], ())
+    functions = replace(FUNCTIONS, mm_type_by=mm_type_by, mm_weight="count" if target == "direct" else "charge")
+    model = make_model(functions, elements=("C", "H", "O"), n_members=2)
+    # Without energies of the elements: float32 targets are near zero, as in training.
+    model = replace(model, offsets=torch.zeros(3).double())
+    shift = (REFERENCE_ENERGY - BASELINE_ENERGY) if target == "delta" else REFERENCE_ENERGY
+    types = SiteTypes.of(functions, model.info.mm_types, SITE_SYMBOLS, SITE_TYPES, SITE_CHARGES)
+    descriptor = Descriptor(functions, model.info.elements, FORMALDEHYDE, types)
+    frames = prepare(dataset, descriptor, target, SETTINGS.mm_gradient_cutoff)
+    assert len(frames) == 6
+    assert {int(count) for count in frames.near.sum(dim=1)} >= {0}
+    assert frames.near.sum(dim=1).max() < 7
+    network = model.network.to(torch.float32)
+    found = squared_errors(
+        network, frames, descriptor.atoms, (frames.energies - shift).to(torch.float32), differentiable=False
+    )
+    expected = errors_of(replace(model, offsets=torch.tensor([shift / 4] * 3).double()), dataset, target)
+    found = torch.stack([found.energy, found.qm_gradient, found.mm_gradient], dim=-1).double().detach()
+    torch.testing.assert_close(found, expected, rtol=2e-3, atol=1e-5 * float(expected.max()))
+    assert expected[:, [0, 1, 2, 4, 5]].min() > 1e-6
+    assert expected[:, 3, 2].max() == 0.0
+
+
+def test_what_is_learnt_is_the_difference_or_the_reference():
+    frame = make_dataset().frames[0]
+    direct, delta = label_of(frame, "direct"), label_of(frame, "delta")
+    assert direct is frame.reference
+    assert delta.energy == frame.reference.energy - frame.baseline.energy
+    for name in ("qm_gradients", "mm_gradients", "mm_potentials"):
+        expected = getattr(frame.reference, name) - getattr(frame.baseline, name)
+        np.testing.assert_array_equal(getattr(delta, name), expected)
+
+
+@pytest.mark.parametrize("target", ["delta", "direct"])
+def test_training_lowers_the_error(target):
+    settings = replace(SETTINGS, epochs=60, hidden=(12,), target=target, learning_rate=2e-2)
+    trainer = Trainer(make_dataset(), settings, FUNCTIONS)
+    before = errors_of(trainer.model(), make_dataset(), target).mean(dim=1)
+    model = trainer.run()
+    after = errors_of(model, make_dataset(), target).mean(dim=1)
+    assert (after[:, :2] < 0.1 * before[:, :2]).all(), (before, after)
+    assert (after[:, 2] < 0.5 * before[:, 2]).all(), (before, after)
+    assert model.info.target == target
+    assert [report.epoch for report in trainer.history] == list(range(1, 61))
+    assert trainer.history[-1].training.shape == trainer.history[-1].validation.shape == (2, 3)
+
+
+def test_validation_errors_are_those_of_the_averaged_networks_on_held_out_frames():
+    # In the first epochs the last state is the best one, and the model holds it.
+    trainer, model = trained(replace(SETTINGS, epochs=2, patience=50))
+    expected = errors_of(model, make_dataset(), "delta")
+    for member in range(2):
+        best = trainer.history[-1].best_epochs[member]
+        mean = expected[member, trainer.held_out(member)].mean(dim=0).sqrt()
+        found = torch.as_tensor(trainer.history[best - 1].validation[member])
+        torch.testing.assert_close(found, mean, rtol=1e-3, atol=1e-3)
+
+
+def test_the_header_says_what_the_model_is():
+    trainer, model = trained(provenance={"who": "a test"})
+    info = model.info
+    assert (info.target, info.elements, info.mm_types, info.n_members) == ("delta", ("C", "H", "O"), ("*",), 2)
+    assert (info.embedding, info.level, info.baseline) == (LABELS.embedding, LABELS.level, LABELS.baseline)
+    assert info.n_parameters == sum(p[0].numel() for p in model.network.parameters())
+    assert info.provenance["who"] == "a test"
+    assert (info.provenance["frames"], info.provenance["epochs"]) == (20, 4)
+    assert info.provenance["training"] == SETTINGS.to_json()
+    assert trainer.epochs_done == 4
+
+
+def test_training_is_deterministic_and_seeds_and_members_differ():
+    (first_trainer, first), (_, again) = trained(), trained()
+    _, other = trained(replace(SETTINGS, seed=2))
+    one, two = states_of(first)
+    assert same(one, states_of(again)[0])
+    assert same(two, states_of(again)[1])
+    for left, right in ((one, two), (one, states_of(other)[0])):
+        assert not any(torch.equal(left[name], right[name]) for name in left)
+    assert first_trainer.held_out(0) != Trainer(make_dataset(), replace(SETTINGS, seed=2), FUNCTIONS).held_out(0)
+
+
+class StopError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("stop_after", [1, 3])
+def test_a_resumed_run_is_the_unbroken_one(tmp_path, stop_after):
+    settings = replace(SETTINGS, epochs=6)
+    unbroken_trainer, unbroken = trained(settings)
+    checkpoint = tmp_path / "checkpoint"
+    trainer = Trainer(make_dataset(), settings, FUNCTIONS, checkpoint)
+
+    def stop(report):
+        if report.epoch == stop_after:
+            trainer.save()
+            raise StopError
+
+    with pytest.raises(StopError):
+        trainer.run(stop)
+    resumed = Trainer(make_dataset(), settings, FUNCTIONS, checkpoint)
+    assert resumed.epochs_done == stop_after
+    found = resumed.run()
+    for name, tensor in unbroken.network.state_dict().items():
+        assert torch.equal(found.network.state_dict()[name], tensor), name
+    assert torch.equal(found.offsets, unbroken.offsets)
+    assert found.info == unbroken.info
+    assert len(resumed.history) == 6
+    for left, right in zip(resumed.history, unbroken_trainer.history, strict=True):
+        np.testing.assert_array_equal(left.training, right.training)
+        np.testing.assert_array_equal(left.validation, right.validation)
+        assert (left.epoch, left.learning_rate) == (right.epoch, right.learning_rate)
+        assert left.best_epochs == right.best_epochs
+    # What is finished stays so.
+    finished = Trainer(make_dataset(), settings, FUNCTIONS, checkpoint)
+    assert finished.epochs_done == 6
+    assert same(states_of(finished.run())[1], states_of(unbroken)[1])
+
+
+def test_checkpoints_are_written_as_time_passes(tmp_path, monkeypatch):
+    monkeypatch.setattr(trainer_module, "CHECKPOINT_SECONDS", -1.0)
+    checkpoint = tmp_path / "checkpoint"
+    seen = []
+    Trainer(make_dataset(), SETTINGS, FUNCTIONS, checkpoint).run(lambda report: seen.append(checkpoint.exists()))
+    assert seen == [False, True, True, True]
+    assert list(tmp_path.iterdir()) == [checkpoint]
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    """Of a run of one epoch."""
+    file = tmp_path / "checkpoint"
+    trained(replace(SETTINGS, epochs=1), checkpoint=file)
+    return file
+
+
+@pytest.mark.parametrize(
+    ("word", "settings", "functions", "dataset"),
+    [
+        ("settings", replace(SETTINGS, epochs=1, seed=5), FUNCTIONS, None),
+        ("settings", replace(SETTINGS, epochs=1, energy_weight=2.0), FUNCTIONS, None),
+        ("functions", SETTINGS, replace(FUNCTIONS, mm_cutoff=8.5), None),
+        ("frames", SETTINGS, FUNCTIONS, "fewer"),
+        ("labels", SETTINGS, FUNCTIONS, "level"),
+    ],
+)
+def test_a_checkpoint_of_another_run_is_refused(checkpoint, word, settings, functions, dataset):
+    data = make_dataset()
+    if dataset == "fewer":
+        data = data.with_frames(data.frames[:-1], ())
+    elif dataset == "level":
+        data = replace(data, settings=replace(LABELS, level={"functional": "b3lyp"}))
+    with pytest.raises(ModelError, match=rf"another run \(different: .*{word}.*Remove it"):
+        Trainer(data, replace(settings, epochs=1), functions, checkpoint)
+
+
+def test_a_damaged_checkpoint_is_refused(checkpoint):
+    content = checkpoint.read_bytes()
+    for damaged in (b"", content[:8], content[: len(content) // 2], content[:-1], b"\x07" * 500):
+        checkpoint.write_bytes(damaged)
+        with pytest.raises(ModelError, match="damaged"):
+            Trainer(make_dataset(), replace(SETTINGS, epochs=1), FUNCTIONS, checkpoint)
+    checkpoint.write_bytes(content)
+    assert Trainer(make_dataset(), replace(SETTINGS, epochs=1), FUNCTIONS, checkpoint).epochs_done == 1
+
+
+@pytest.mark.parametrize("count", [0, 9])
+def test_too_few_frames(count):
+    dataset = make_dataset()
+    with pytest.raises(DatasetError, match=f"{count} frames.* 10"):
+        Trainer(dataset.with_frames(dataset.frames[:count], ()), SETTINGS, FUNCTIONS)
+
+
+@pytest.mark.parametrize(("members", "fraction"), [(2, 0.15), (4, 0.25), (4, 0.5), (3, 0.001), (2, 0.999)])
+def test_each_member_holds_out_frames_of_its_own(members, fraction):
+    held = trainer_module._held_out_frames(20, replace(SETTINGS, members=members, validation_fraction=fraction))
+    size = min(max(1, round(20 * fraction)), 19)
+    assert held.sum(dim=1).tolist() == [size] * members
+    if members * size <= 20:
+        assert held.sum(dim=0).max() == 1
+    assert not torch.equal(held[0], held[1])
+
+
+def test_held_out_frames_are_never_learnt_from():
+    trainer, model = trained()
+    first, second, _ = (*trainer.held_out(0), None)[:3]
+    assert not set(trainer.held_out(0)) & set(trainer.held_out(1))
+    dataset = make_dataset()
+
+    def push(label):
+        return replace(label, qm_gradients=label.qm_gradients + 0.05, mm_gradients=label.mm_gradients - 0.05)
+
+    changed_trainer, changed = trained(dataset=with_frame(dataset, first, push))
+    # Weights of the last epoch: which epoch is best may change, as validation is there for.
+    before, after = (t._network.state_dict() for t in (trainer, changed_trainer))
+    for name in before:
+        if name.startswith(("weight", "bias")):
+            assert torch.equal(before[name][0], after[name][0]), name
+    assert not same(states_of(model)[1], states_of(changed)[1])
+    # Two energies change places, so that their mean and variance, which all members share, stay.
+    energies = [label_of(dataset.frames[place], "delta").energy for place in (first, second)]
+    swapped = dataset
+    for place, energy in ((first, energies[1]), (second, energies[0])):
+        baseline = dataset.frames[place].baseline.energy
+        swapped = with_frame(swapped, place, lambda label, e=energy, b=baseline: replace(label, energy=e + b))
+    swapped_trainer, _ = trained(dataset=swapped)
+    after = swapped_trainer._network.state_dict()
+    changes = [
+        max(float((before[n][m] - after[n][m]).abs().max()) for n in before if n.startswith(("weight", "bias")))
+        for m in range(2)
+    ]
+    assert changes[0] < 1e-4
+    assert changes[1] > 10 * max(changes[0], 1e-5)
+
+
+def test_training_stops_when_no_member_gets_better(monkeypatch):
+    losses = iter([[5.0, 5.0], [4.0, 5.0], [4.0, 4.5], [4.0, 4.5], [4.1, 9.0], [3.0, 3.0], [1.0, 1.0]])
+    monkeypatch.setattr(
+        Trainer, "_validate", lambda self: (np.zeros((2, 3)), torch.tensor(next(losses), dtype=torch.float64))
+    )
+    trainer, model = trained(replace(SETTINGS, epochs=50, patience=2))
+    assert trainer.epochs_done == 5
+    assert trainer.history[-1].best_epochs == (2, 3)
+    assert model.info.provenance["best_epochs"] == [2, 3]
+
+
+def test_the_model_is_each_member_at_its_best(monkeypatch):
+    losses = [[5.0, 5.0], [4.0, 6.0], [4.5, 3.0], [9.0, 9.0]]
+    snapshots = []
+
+    def validate(self):
+        snapshots.append({n: t.clone().double() for n, t in self._averaged.state_dict().items()})
+        return np.zeros((2, 3)), torch.tensor(losses[len(snapshots) - 1], dtype=torch.float64)
+
+    monkeypatch.setattr(Trainer, "_validate", validate)
+    _, model = trained()
+    for member, best in ((0, 1), (1, 2)):
+        for name, tensor in states_of(model)[member].items():
+            assert torch.equal(tensor, snapshots[best][name][member]), name
+            assert not torch.equal(tensor, snapshots[3][name][member]), name
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_labels_that_are_not_finite_stop_the_training(value):
+    def spoil(label):
+        gradients = label.qm_gradients.copy()
+        gradients[1, 1] = value
+        return replace(label, qm_gradients=gradients)
+
+    with pytest.raises(NonFiniteError, match=r"epoch 1 .*learning_rate"):
+        trained(dataset=with_frame(make_dataset(), 4, spoil))
+
+
+def test_a_learning_rate_that_is_far_too_high_is_an_error_or_finite():
+    with pytest.raises(NonFiniteError, match="lower learning_rate"):
+        trained(replace(SETTINGS, learning_rate=1e30))
+
+
+def test_the_learning_rate_rises_and_falls():
+    settings = replace(SETTINGS, epochs=100, learning_rate=1.0)
+    rates = [learning_rate(settings, epoch) for epoch in range(100)]
+    assert rates[0] == pytest.approx(0.2)
+    assert int(np.argmax(rates)) == 4
+    assert all(left > right for left, right in itertools.pairwise(rates[4:]))
+    assert rates[-1] == pytest.approx(0.01)
+    assert math.isfinite(learning_rate(replace(settings, epochs=1), 0))
+
+
+def test_whitened_features_have_no_mean_and_no_correlation():
+    trainer = Trainer(make_dataset(), replace(SETTINGS, whitening=0.5), FUNCTIONS)
+    network = trainer.model().network
+    frames = trainer._frames
+    features = trainer_module.combine(frames.structure.double(), frames.directions.double(), frames.moments.double())
+    for element, atoms in zip(trainer.elements, trainer._atoms, strict=True):
+        own = features[:, atoms].flatten(0, 1)
+        inputs = (own - network.get_buffer(f"mean_{element}")) @ network.get_buffer(f"transform_{element}")
+        covariance = inputs.T @ inputs / len(inputs)
+        assert inputs.shape[1] > 3
+        torch.testing.assert_close(inputs.mean(dim=0), torch.zeros(inputs.shape[1]).double(), rtol=0.0, atol=1e-3)
+        scaled = covariance / covariance.diagonal().mean()
+        torch.testing.assert_close(scaled, torch.eye(len(scaled)).double(), rtol=0.0, atol=1e-2)
+
+
+def test_the_mean_energy_is_taken_off():
+    trainer = Trainer(make_dataset(), SETTINGS, FUNCTIONS)
+    counts = torch.tensor([1.0, 2.0, 1.0]).double()
+    energies = torch.tensor([label_of(frame, "delta").energy for frame in make_dataset().frames]).double()
+    torch.testing.assert_close((trainer._offsets * counts).sum(), energies.mean(), rtol=1e-12, atol=0.0)
+    assert abs(float(trainer._targets.double().mean())) < 1e-6
+    torch.testing.assert_close(
+        trainer._targets.double() + (trainer._offsets * counts).sum(), energies, rtol=0.0, atol=1e-8
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"target": "gamma"}, "target"),
+        ({"members": 0}, "members"),
+        ({"epochs": 0}, "epochs"),
+        ({"batch_size": -1}, "batch_size"),
+        ({"patience": 0}, "patience"),
+        ({"hidden": ()}, "hidden"),
+        ({"hidden": (8, 0)}, "hidden"),
+        ({"validation_fraction": 0.0}, "validation_fraction"),
+        ({"validation_fraction": 1.0}, "validation_fraction"),
+        ({"energy_weight": -1.0}, "weights"),
+        ({"energy_weight": 0.0, "qm_gradient_weight": 0.0, "mm_gradient_weight": 0.0}, "weights"),
+        ({"mm_gradient_weight": math.nan}, "weights"),
+        ({"learning_rate": 0.0}, "learning_rate"),
+        ({"learning_rate": math.nan}, "learning_rate"),
+        ({"averaging": 1.0}, "averaging"),
+    ],
+)
+def test_bad_settings_are_refused(changes, word):
+    with pytest.raises(ConfigError, match=word):
+        TrainingSettings(**changes)
