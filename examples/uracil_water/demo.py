@@ -1,7 +1,8 @@
-"""The main job from end to end: uracil in flexible water, path-integral MD by i-PI on forces of deltaqmmm.
+"""The main job from end to end: uracil in flexible water, path-integral MD by i-PI on ML-corrected DFTB QM/MM forces.
 
-`make demo` runs this. It builds the system from a SMILES string, starts i-PI and the driver, shows their progress, and
-ends with a table and a figure. Each step is a command that a user would type; they are printed.
+`make demo` runs this. It builds the system from a SMILES string, adds the committee that was trained in this folder to
+the configuration, starts i-PI and the driver, shows their progress, and ends with a table and a figure. Each step is a
+command that a user would type; they are printed.
 """
 
 import argparse
@@ -22,8 +23,10 @@ HERE = Path(__file__).parent
 BIN = Path(sys.executable).parent
 SMILES = "O=c1cc[nH]c(=O)[nH]1"
 BEADS = 4
+MODEL = HERE / "delta.safetensors"
 HARTREE_IN_KJ_PER_MOL = 2625.4996
 STALL_SECONDS = 180.0
+SPREAD_STRIDE = 10
 # i-PI starts all beads of an atom at one point; they spread in this time.
 SPREADING_FEMTOSECONDS = 25.0
 COLUMNS = ("step", "time", "conserved", "temperature", "kinetic", "potential")
@@ -66,6 +69,16 @@ def build(folder, options):
     show(command)
     if subprocess.run(command, check=False).returncode != 0:
         sys.exit("demo: the build failed; its message stands above.")
+    add_correction(folder / "config.toml")
+
+
+def add_correction(config):
+    """What a user would write into config.toml: the baseline that the model was trained on, and the model."""
+    text = re.sub(r'(?m)^dispersion = "none".*$', 'dispersion = "d3bj"', config.read_text())
+    model = os.path.relpath(MODEL, config.parent)
+    text += f'\n[correction]\nmodel = "{model}"  # a committee: PBE0-D3 minus DFTB3-D3\n'
+    config.write_text(text)
+    print(f'\nconfig.toml gets [dftb] dispersion = "d3bj" and [correction] model = "{model}".')
 
 
 def start_program(command, folder, log, stack):
@@ -96,6 +109,10 @@ def follow(folder, steps, stack):
     text = (folder / "input.xml").read_text()
     text = re.sub(r"<address>.*?</address>", f"<address> {address} </address>", text)
     text = re.sub(r"<total_steps>.*?</total_steps>", f"<total_steps> {steps} </total_steps>", text)
+    # The charges go out as they are in input.xml; the spread of the committee beside them.
+    kind = "extra_type='committee_energy_spread'"
+    spread = f"<trajectory filename='spread' stride='{SPREAD_STRIDE}' {kind}> extras </trajectory>"
+    text = text.replace("    <checkpoint", f"    {spread}\n    <checkpoint", 1)
     (folder / "demo.xml").write_text(text)
     for old in [*folder.glob("run.*"), *folder.glob("#*#")]:
         old.unlink()
@@ -137,7 +154,11 @@ def fail(folder, what):
 
 def read_properties(folder):
     table = np.loadtxt(folder / "run.out")
-    return dict(zip(COLUMNS, table.T, strict=True))
+    columns = dict(zip(COLUMNS, table.T, strict=True))
+    # One file for each bead: the spread of the committee in hartree, one line each SPREAD_STRIDE steps.
+    files = sorted(folder.glob("run.spread_*"))
+    columns["spread"] = np.stack([np.loadtxt(file, comments="#", ndmin=1) for file in files], axis=1)
+    return columns
 
 
 def plot(folder, columns):
@@ -146,22 +167,26 @@ def plot(folder, columns):
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(3, 1, figsize=(6.5, 7.0), sharex=True, constrained_layout=True)
+    figure, axes = plt.subplots(4, 1, figsize=(6.5, 8.6), sharex=True, constrained_layout=True)
     time = columns["time"]
     settled = time >= SPREADING_FEMTOSECONDS
+    spreads = columns["spread"] * HARTREE_IN_KJ_PER_MOL
     panels = [(columns["temperature"], "temperature / K")]
     for name, label in (("potential", "potential energy"), ("conserved", "conserved quantity")):
         values = columns[name] * HARTREE_IN_KJ_PER_MOL
         panels.append((values - values[settled].mean(), f"{label},\nfrom its mean / kJ mol$^{{-1}}$"))
-    for axis, (values, label) in zip(axes, panels, strict=True):
+    for axis, (values, label) in zip(axes[:-1], panels, strict=True):
         axis.plot(time, values, linewidth=1.2)
         axis.set_ylabel(label)
         axis.axvspan(0.0, SPREADING_FEMTOSECONDS, color="0.9")
         margin = np.ptp(values[settled])
         axis.set_ylim(values[settled].min() - margin, values[settled].max() + margin)
+    axes[-1].plot(time[::SPREAD_STRIDE][: len(spreads)], spreads, linewidth=0.8)
+    axes[-1].set_ylabel("spread of the committee,\neach bead / kJ mol$^{-1}$")
+    axes[-1].set_ylim(0.0, None)
     axes[0].axhline(300.0, color="black", linewidth=0.8, linestyle="--", label="thermostat")
     axes[0].legend(frameon=False, loc="upper right")
-    axes[0].set_title(f"Uracil (DFTB3) in q-SPC/Fw water, {BEADS} beads, PILE-L, 300 K")
+    axes[0].set_title(f"Uracil (DFTB3 + learned correction to PBE0) in q-SPC/Fw water, {BEADS} beads, PILE-L, 300 K")
     axes[1].annotate(
         "beads spread",
         (0.5 * SPREADING_FEMTOSECONDS, 0.96),
@@ -187,12 +212,14 @@ def report(folder, figure, columns, build_seconds, run_seconds):
     time, temperature = columns["time"][settled] / 1000.0, columns["temperature"][settled]
     conserved = columns["conserved"][settled] * HARTREE_IN_KJ_PER_MOL * 1000.0 / n_atoms
     drift = np.polyfit(time, conserved, 1)[0]
+    spreads = columns["spread"] * HARTREE_IN_KJ_PER_MOL
     rows = (
-        ("atoms", f"{n_atoms}, of them 12 QM (uracil, DFTB3/3ob)"),
+        ("atoms", f"{n_atoms}, of them 12 QM (uracil, DFTB3-D3/3ob + correction to PBE0-D3)"),
         ("beads, steps", f"{BEADS}, {steps} of 0.5 fs"),
         ("temperature, once the beads have spread", f"{temperature.mean():.1f} +- {temperature.std():.1f} K"),
         ("conserved quantity, drift since then", f"{drift:.2f} J/mol per atom and ps"),
         ("its fluctuation", f"{conserved.std():.2f} J/mol per atom"),
+        ("spread of the committee, mean and largest", f"{spreads.mean():.2f} and {spreads.max():.2f} kJ/mol"),
         ("time to build", f"{build_seconds:.0f} s" if build_seconds > 1 else "built before"),
         ("time per step, start of programs included", f"{1000 * run_seconds / steps:.0f} ms for {BEADS} beads"),
     )
