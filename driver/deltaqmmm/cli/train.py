@@ -126,7 +126,8 @@ def read_frames(
             f"{options.dataset}: {count} frames to train {settings.members} members on, and at least {least} are "
             "needed: label more frames, or take fewer members."
         )
-    if settings.mm_gradient_weight > 0.0 and dataset.mm_gradient_cutoff < settings.mm_gradient_cutoff * (1.0 - 1e-9):
+    fits_sites = max(settings.mm_gradient_weight, settings.mm_potential_weight) > 0.0
+    if fits_sites and dataset.mm_gradient_cutoff < settings.mm_gradient_cutoff * (1.0 - 1e-9):
         raise DatasetError(
             f"{options.dataset}: keeps MM gradients within {dataset.mm_gradient_cutoff / ANGSTROM:g} angstrom of the "
             "QM region, and [training] mm_gradient_cutoff_angstrom is "

@@ -137,10 +137,11 @@ def _check_together(config: Config, document: Mapping[str, Any], file: Path) -> 
             f"{mm.cutoff_angstrom:g}: give a smaller one, or 0 to truncate."
         )
     training = config.training
-    if training.energy_weight == training.qm_gradient_weight == training.mm_gradient_weight == 0.0:
+    weights = ("energy_weight", "qm_gradient_weight", "mm_gradient_weight", "mm_potential_weight")
+    if all(getattr(training, name) == 0.0 for name in weights):
         raise ConfigError(
-            f"{file}: [training] energy_weight, qm_gradient_weight and mm_gradient_weight are all 0: nothing would be "
-            "learned. Give one of them a positive value."
+            f"{file}: [training] {', '.join(weights)} are all 0: nothing would be learned. Give one of them a positive "
+            "value."
         )
     _check_correction(config, document.get("correction", {}), file)
 

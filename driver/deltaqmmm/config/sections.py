@@ -192,15 +192,20 @@ class TrainingSection:
     epochs: int = key(integer(minimum=1), "at most; the learning rate falls to a hundredth over this time", 300)
     batch_size: int = key(integer(minimum=1), "frames per step", 8)
     learning_rate: float = key(number(above=0.0, maximum=1.0), "of the Adam optimiser at the start", 1e-2)
-    energy_weight: float = key(number(minimum=0.0), "of squared energy errors in kJ/mol", 1.0)
+    energy_weight: float = key(number(minimum=0.0), "of squared energy errors in kJ/mol", 3.0)
     qm_gradient_weight: float = key(
         number(minimum=0.0), "of squared errors of QM gradient components in kJ/mol/angstrom", 1.0
     )
     mm_gradient_weight: float = key(
-        number(minimum=0.0), "of squared errors of MM gradient components in kJ/mol/angstrom", 30.0
+        number(minimum=0.0), "of squared errors of MM gradient components in kJ/mol/angstrom", 200.0
+    )
+    mm_potential_weight: float = key(
+        number(minimum=0.0), "of squared errors of the potential at MM sites (derivatives by charges) in kJ/mol/e", 20.0
     )
     mm_gradient_cutoff_angstrom: float = key(
-        number(above=0.0), "MM sites this close to a QM atom enter the loss with their gradients", 6.0
+        number(above=0.0),
+        "MM sites this close to a QM atom enter the loss with their gradients; beyond 6 angstrom a sample of them",
+        14.0,
     )
     patience: int = key(integer(minimum=1), "epochs without improvement of any member after which training ends", 100)
     hidden: tuple[int, ...] = key(integers(minimum=1), "widths of the hidden layers of each network", (64, 64))

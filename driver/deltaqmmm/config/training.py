@@ -27,6 +27,7 @@ def training_settings(config: Config, members: int | None = None) -> TrainingSet
         energy_weight=training.energy_weight,
         qm_gradient_weight=training.qm_gradient_weight,
         mm_gradient_weight=training.mm_gradient_weight,
+        mm_potential_weight=training.mm_potential_weight,
         mm_gradient_cutoff=training.mm_gradient_cutoff_angstrom * ANGSTROM,
         patience=training.patience,
         hidden=training.hidden,

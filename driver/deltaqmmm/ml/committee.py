@@ -390,7 +390,7 @@ class Correction:
             features = combine(*self._descriptor.structure(positions), repeated)
             features = features.reshape(self.n_members, len(qm), *features.shape[1:])
             energies = self._network(features, self._descriptor.atoms)
-        by_position, by_moment = torch.autograd.grad(energies.sum(), [positions, repeated])
+            by_position, by_moment = torch.autograd.grad(energies.sum(), [positions, repeated])
         return (
             energies.detach(),
             by_position.reshape(self.n_members, *qm.shape),

@@ -5,7 +5,7 @@ The names are those of J. Behler, J. Chem. Phys. 134, 074106 (2011), doi 10.1063
     G1 = f_c(r)        G2 = exp(-eta (r - r_s)^2) f_c(r)        G3 = cos(kappa r) f_c(r)
     angular (G5) = 2^(1-zeta) (1 + lambda cos theta_jik)^zeta  g(r_ij) g(r_ik),   g a G2
 
-with f_c(r) = (1 - (r / r_c)^2)^3, whose first and second derivatives vanish at r_c.
+with f_c(r) = (1 - (r / r_c)^6)^3: flat inside, and its first and second derivatives vanish at r_c.
 """
 
 from __future__ import annotations
@@ -186,9 +186,11 @@ def cutoff_function(squared: Tensor, cutoff: float) -> tuple[Tensor, Tensor]:
         squared: r^2, bohr^2, any shape.
         cutoff: r_c, bohr.
     """
-    inside = (1.0 - squared / cutoff**2).clamp(min=0.0)
+    ratio = squared / cutoff**2
+    power = ratio * ratio
+    inside = (1.0 - power * ratio).clamp(min=0.0)
     square = inside * inside
-    return square * inside, (-3.0 / cutoff**2) * square
+    return square * inside, (-9.0 / cutoff**2) * power * square
 
 
 def radial_values(functions: Sequence[RadialFunction], squared: Tensor, cutoff: float) -> Tensor:

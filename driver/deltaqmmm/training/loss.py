@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from deltaqmmm.ml import CommitteeNetwork, combine
-from deltaqmmm.training.preparation import PreparedFrames, near_surroundings
+from deltaqmmm.training.preparation import PreparedFrames, sampled_surroundings
 from deltaqmmm.units import ANGSTROM, KJ_PER_MOL
 
 GRADIENT_UNIT = KJ_PER_MOL / ANGSTROM
@@ -17,11 +17,24 @@ GRADIENT_UNIT = KJ_PER_MOL / ANGSTROM
 
 @dataclass(frozen=True, eq=False)
 class SquaredErrors:
-    """Mean squared errors of each of C members for each of B frames: shape (C, B), (kJ/mol)^2, (kJ/mol/angstrom)^2."""
+    """Mean squared errors of each of C members for each of B frames, shape (C, B).
+
+    Attributes:
+        energy: (kJ/mol)^2.
+        qm_gradient: Over components, (kJ/mol/angstrom)^2.
+        mm_gradient: Over components at the sites that count, (kJ/mol/angstrom)^2.
+        mm_potential: Of the derivatives by the charges of these sites, (kJ/mol/e)^2.
+    """
 
     energy: Tensor
     qm_gradient: Tensor
     mm_gradient: Tensor
+    mm_potential: Tensor
+
+    def stacked(self) -> Tensor:
+        """All of them, shape (C, B, 4), without a graph."""
+        parts = (self.energy, self.qm_gradient, self.mm_gradient, self.mm_potential)
+        return torch.stack(parts, dim=-1).detach().to(torch.float64)
 
 
 def squared_errors(
@@ -53,12 +66,14 @@ def squared_errors(
     # (B, C, n P) times (B, n P, 3 n): one product of matrices for each frame.
     flat = flat.reshape(n_members, n_frames, -1).transpose(0, 1)
     qm_gradients = (flat @ frames.jacobian.reshape(n_frames, flat.shape[-1], -1)).transpose(0, 1)
-    mm_gradients, _ = near_surroundings(frames).pull_back(slopes[2])
+    mm_gradients, by_weight = sampled_surroundings(frames).pull_back(slopes[2])
     qm_errors = (qm_gradients - frames.qm_gradients.reshape(n_frames, -1)) / GRADIENT_UNIT
-    mm_errors = (mm_gradients - frames.mm_gradients) * frames.near[..., None] / GRADIENT_UNIT
-    counts = 3.0 * frames.near.sum(dim=1).clamp(min=1.0)
+    mm_errors = (mm_gradients - frames.mm_gradients) / GRADIENT_UNIT
+    potential_errors = (by_weight * frames.charge_factors - frames.mm_potentials) / KJ_PER_MOL
+    importance = frames.importance / frames.importance.sum(dim=1, keepdim=True).clamp(min=1.0)
     return SquaredErrors(
         energy=((predicted - energies) / KJ_PER_MOL) ** 2,
         qm_gradient=(qm_errors**2).mean(dim=-1),
-        mm_gradient=(mm_errors**2).sum(dim=(-1, -2)) / counts,
+        mm_gradient=((mm_errors**2).mean(dim=-1) * importance).sum(dim=-1),
+        mm_potential=(potential_errors**2 * importance).sum(dim=-1),
     )

@@ -2,7 +2,7 @@
 
 With P the functions of an atom that are linear in what surrounds it (structure, directions, moments), the gradients of
 an energy are J^T dE/dP, with J = dP/dR held here. For MM sites the radial functions themselves are held, and only for
-sites near the QM region, whose gradients enter the loss.
+the sites whose gradients enter the loss: all that are near the QM region, and of the many farther ones a sample.
 """
 
 from __future__ import annotations
@@ -10,21 +10,25 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 
+import numpy as np
 import torch
+from scipy.spatial import cKDTree
 from torch import Tensor
 from torch.autograd import forward_ad
 
 from deltaqmmm.dataset import Dataset, EnergyLabel, LabelledFrame
 from deltaqmmm.errors import DatasetError
 from deltaqmmm.ml import Descriptor, Surroundings
+from deltaqmmm.units import ANGSTROM
 
 FRAMES_AT_ONCE = 8
+ALL_WITHIN = 6.0 * ANGSTROM
 SINGLE = torch.float32
 
 
 @dataclass(frozen=True, eq=False)
 class PreparedFrames:
-    """F frames, float32 but for the energies. n QM atoms; K sites near the QM region, padded with weight 0.
+    """F frames, float32 but for the energies. n QM atoms; K sites whose gradients count, padded with weight 0.
 
     Attributes:
         structure: Functions among QM atoms, shape (F, n, G).
@@ -32,15 +36,17 @@ class PreparedFrames:
         moments: Shape (F, n, R, 4, T).
         jacobian: Derivatives of structure, directions and moments of each atom, one after the other, by all QM
             positions, shape (F, n, P, 3 n).
-        values: Radial functions to the near sites, shape (F, n, R, K).
+        values: Radial functions to these sites, shape (F, n, R, K).
         slopes: Their derivatives by r^2, shape (F, n, R, K).
         vectors: Shape (F, n, 4, K).
         weights: Shape (F, K).
         types: Shape (F, T, K).
-        near: 1 for a near site, 0 for padding, shape (F, K).
+        importance: How many sites each one stands for, shape (F, K); 0 for padding.
         energies: Target, shape (F,), hartree, float64.
         qm_gradients: Target, shape (F, n, 3), hartree/bohr.
-        mm_gradients: Target at the near sites, shape (F, K, 3), hartree/bohr.
+        mm_gradients: Target at these sites, shape (F, K, 3), hartree/bohr.
+        mm_potentials: Target derivatives by the charges of these sites, shape (F, K), hartree/e.
+        charge_factors: Derivatives of their weights by their charges, shape (F, K), 1/e.
     """
 
     structure: Tensor
@@ -52,10 +58,12 @@ class PreparedFrames:
     vectors: Tensor
     weights: Tensor
     types: Tensor
-    near: Tensor
+    importance: Tensor
     energies: Tensor
     qm_gradients: Tensor
     mm_gradients: Tensor
+    mm_potentials: Tensor
+    charge_factors: Tensor
 
     def __len__(self) -> int:
         """Number of frames."""
@@ -79,7 +87,7 @@ def prepare(
         dataset: Labelled frames.
         descriptor: The symmetry functions of its system, in float64.
         target: "delta" or "direct".
-        mm_gradient_cutoff: Sites this close to any QM atom are near, bohr.
+        mm_gradient_cutoff: Sites this close to any QM atom count, bohr.
         on_frames: Called with the number of frames done in each step.
 
     Raises:
@@ -88,12 +96,12 @@ def prepare(
     frames = dataset.frames
     if not frames:
         raise DatasetError("the dataset holds no frames.")
-    nearness = [_near_sites(frame, mm_gradient_cutoff) for frame in frames]
-    width = max(1, max(int(near.sum()) for near in nearness))
+    samples = [_sampled_sites(frame, mm_gradient_cutoff) for frame in frames]
+    width = max(1, max(len(places) for places, _ in samples))
     parts = []
     for start in range(0, len(frames), FRAMES_AT_ONCE):
         stop = start + FRAMES_AT_ONCE
-        parts.append(_prepare_some(frames[start:stop], nearness[start:stop], width, descriptor, target))
+        parts.append(_prepare_some(frames[start:stop], samples[start:stop], width, descriptor, target))
         on_frames(len(parts[-1]))
     return PreparedFrames(
         *(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(PreparedFrames))
@@ -127,28 +135,41 @@ def pad_frames(frames: Sequence[LabelledFrame]) -> tuple[Tensor, Tensor, Tensor,
     return qm, positions, charges, sites
 
 
-def _near_sites(frame: LabelledFrame, cutoff: float) -> Tensor:
-    mm = torch.as_tensor(frame.mm_positions, dtype=torch.float64)
-    if len(mm) == 0:
-        return torch.zeros(0, dtype=torch.bool)
-    return torch.cdist(mm, torch.as_tensor(frame.qm_positions, dtype=torch.float64)).min(dim=1).values < cutoff
+def _sampled_sites(frame: LabelledFrame, cutoff: float) -> tuple[Tensor, Tensor]:
+    """Numbers of the sites whose gradients count, and how many sites each one stands for.
+
+    Within `ALL_WITHIN` all are taken, farther out one with the probability (`ALL_WITHIN` / r)^3: there are many, and
+    they say much the same.
+    """
+    if len(frame.mm_positions) == 0:
+        return torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.float64)
+    distances, _ = cKDTree(frame.qm_positions).query(frame.mm_positions)
+    probabilities = np.minimum(1.0, (ALL_WITHIN / np.maximum(distances, ALL_WITHIN)) ** 3)
+    # The identity of the frame is the seed: the same sites are taken whatever the dataset around it.
+    drawn = np.random.default_rng(int(frame.identity[:15], 16)).random(len(distances))
+    taken = np.flatnonzero((distances < cutoff) & (drawn < probabilities))
+    return torch.as_tensor(taken), torch.as_tensor(1.0 / probabilities[taken])
 
 
 def _prepare_some(
-    frames: Sequence[LabelledFrame], nearness: Sequence[Tensor], width: int, descriptor: Descriptor, target: str
+    frames: Sequence[LabelledFrame],
+    samples: Sequence[tuple[Tensor, Tensor]],
+    width: int,
+    descriptor: Descriptor,
+    target: str,
 ) -> PreparedFrames:
     qm, mm, charges, sites = pad_frames(frames)
-    around, _ = descriptor.surroundings(qm, mm, charges, sites)
+    around, factors = descriptor.surroundings(qm, mm, charges, sites)
     labels = [label_of(frame, target) for frame in frames]
-    # The near sites come first; what is beyond them in a shorter list has weight 0 and does not count.
     places = torch.zeros(len(frames), width, dtype=torch.int64)
-    near = torch.zeros(len(frames), width, dtype=torch.float64)
+    importance = torch.zeros(len(frames), width, dtype=torch.float64)
     gradients = torch.zeros(len(frames), width, 3, dtype=torch.float64)
-    for row, (mask, label) in enumerate(zip(nearness, labels, strict=True)):
-        indices = mask.nonzero()[:, 0]
+    potentials = torch.zeros(len(frames), width, dtype=torch.float64)
+    for row, ((indices, counts), label) in enumerate(zip(samples, labels, strict=True)):
         places[row, : len(indices)] = indices
-        near[row, : len(indices)] = 1.0
+        importance[row, : len(indices)] = counts
         gradients[row, : len(indices)] = torch.as_tensor(label.mm_gradients, dtype=torch.float64)[indices]
+        potentials[row, : len(indices)] = torch.as_tensor(label.mm_potentials, dtype=torch.float64)[indices]
     structure, directions, jacobian = _structure_jacobian(descriptor, qm)
     moments = around.moments()
     own = around.jacobian().reshape(len(frames), qm.shape[1], -1, 3)
@@ -166,12 +187,14 @@ def _prepare_some(
         values=around.values.gather(3, chosen.expand(-1, n_qm, n_radial, -1)).to(SINGLE),
         slopes=around.slopes.gather(3, chosen.expand(-1, n_qm, n_radial, -1)).to(SINGLE),
         vectors=around.vectors.gather(3, chosen.expand(-1, n_qm, 4, -1)).to(SINGLE),
-        weights=(around.weights.gather(1, places) * near).to(SINGLE),
+        weights=(around.weights.gather(1, places) * (importance > 0.0)).to(SINGLE),
         types=around.types.gather(2, places[:, None].expand(-1, around.types.shape[1], -1)).to(SINGLE),
-        near=near.to(SINGLE),
+        importance=importance.to(SINGLE),
         energies=torch.tensor([label.energy for label in labels], dtype=torch.float64),
         qm_gradients=torch.tensor([label.qm_gradients.tolist() for label in labels], dtype=SINGLE),
         mm_gradients=gradients.to(SINGLE),
+        mm_potentials=potentials.to(SINGLE),
+        charge_factors=factors.gather(1, places).to(SINGLE),
     )
 
 
@@ -193,6 +216,6 @@ def _structure_jacobian(descriptor: Descriptor, qm: Tensor) -> tuple[Tensor, Ten
     return structure, directions, torch.stack(columns, dim=-1)
 
 
-def near_surroundings(frames: PreparedFrames) -> Surroundings:
-    """The near MM sites, for `Surroundings.pull_back`."""
+def sampled_surroundings(frames: PreparedFrames) -> Surroundings:
+    """The MM sites that count, for `Surroundings.pull_back`."""
     return Surroundings(frames.values, frames.slopes, frames.vectors, frames.weights, frames.types)

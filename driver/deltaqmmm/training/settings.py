@@ -14,7 +14,9 @@ class TrainingSettings:
     """Settings of a training run.
 
     The loss is, over the frames of a batch, energy_weight <(dE)^2> + qm_gradient_weight <(dg_QM)^2> +
-    mm_gradient_weight <(dg_MM)^2>, means over frames and components, errors in kJ/mol and kJ/mol/angstrom.
+    mm_gradient_weight <(dg_MM)^2> + mm_potential_weight <(dphi)^2>, means over frames and components, errors in kJ/mol,
+    kJ/mol/angstrom and kJ/mol/e. phi are the derivatives by the charges of the MM sites, the potential of the QM region
+    there: they tie the energy to the far surroundings, which energies of correlated frames alone cannot.
 
     Attributes:
         target: "delta" learns reference minus baseline, "direct" the reference.
@@ -27,7 +29,8 @@ class TrainingSettings:
         energy_weight: Of squared errors in kJ/mol.
         qm_gradient_weight: Of squared errors in kJ/mol/angstrom.
         mm_gradient_weight: Of squared errors in kJ/mol/angstrom.
-        mm_gradient_cutoff: MM sites this close to a QM atom enter the loss, bohr.
+        mm_potential_weight: Of squared errors in kJ/mol/e.
+        mm_gradient_cutoff: MM sites this close to a QM atom enter the loss, bohr; far ones by a sample.
         patience: Epochs without improvement of any member after which training ends.
         hidden: Widths of the hidden layers.
         smallest_variance: Linear combinations of features whose variance is below this part of the mean are left out.
@@ -42,10 +45,11 @@ class TrainingSettings:
     epochs: int = 300
     batch_size: int = 8
     learning_rate: float = 1e-2
-    energy_weight: float = 1.0
+    energy_weight: float = 3.0
     qm_gradient_weight: float = 1.0
-    mm_gradient_weight: float = 30.0
-    mm_gradient_cutoff: float = 6.0 * ANGSTROM
+    mm_gradient_weight: float = 200.0
+    mm_potential_weight: float = 20.0
+    mm_gradient_cutoff: float = 14.0 * ANGSTROM
     patience: int = 100
     hidden: tuple[int, ...] = (64, 64)
     smallest_variance: float = 1e-5
@@ -63,7 +67,7 @@ class TrainingSettings:
             raise ConfigError(f"hidden = {list(self.hidden)}: widths of at least one layer are needed.")
         if not 0.0 < self.validation_fraction < 1.0:
             raise ConfigError(f"validation_fraction = {self.validation_fraction}: a number between 0 and 1 is needed.")
-        weights = (self.energy_weight, self.qm_gradient_weight, self.mm_gradient_weight)
+        weights = (self.energy_weight, self.qm_gradient_weight, self.mm_gradient_weight, self.mm_potential_weight)
         if min(weights) < 0.0 or not max(weights) > 0.0 or not all(math.isfinite(weight) for weight in weights):
             raise ConfigError(f"the weights of the loss are {weights}: not negative, and one of them positive.")
         if not self.learning_rate > 0.0:

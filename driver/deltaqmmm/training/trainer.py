@@ -304,7 +304,9 @@ class Trainer:
             self._network, self._frames.take(part), self._atoms, self._targets[part], differentiable=True
         )
         learns = (~self._held_out[:, part]).to(errors.energy.dtype)
-        loss = _weighted(errors.energy, errors.qm_gradient, errors.mm_gradient, settings) * learns
+        loss = (
+            _weighted((errors.energy, errors.qm_gradient, errors.mm_gradient, errors.mm_potential), settings) * learns
+        )
         total = loss.sum() / settings.batch_size
         if not torch.isfinite(total):
             raise NonFiniteError(
@@ -320,22 +322,19 @@ class Trainer:
         with torch.no_grad():
             for average, current in zip(self._averaged.parameters(), self._network.parameters(), strict=True):
                 average.lerp_(current, 1.0 - keep)
-        parts = torch.stack([errors.energy, errors.qm_gradient, errors.mm_gradient], dim=-1).detach()
-        return (parts * learns[..., None]).sum(dim=1).double()
+        return (errors.stacked() * learns[..., None]).sum(dim=1)[:, :3]
 
     def _validate(self) -> tuple[FloatArray, Tensor]:
         """Root-mean-square errors of the averaged networks over each member's own frames, and their losses."""
         indices = self._held_out.any(dim=0).nonzero()[:, 0]
-        sums = torch.zeros(self.settings.members, 3, dtype=torch.float64)
+        sums = torch.zeros(self.settings.members, 4, dtype=torch.float64)
         for part in _pieces(indices, VALIDATION_BATCH):
             errors = squared_errors(
                 self._averaged, self._frames.take(part), self._atoms, self._targets[part], differentiable=False
             )
-            parts = torch.stack([errors.energy, errors.qm_gradient, errors.mm_gradient], dim=-1).detach().double()
-            sums += (parts * self._held_out[:, part, None]).sum(dim=1)
+            sums += (errors.stacked() * self._held_out[:, part, None]).sum(dim=1)
         means = sums / self._held_out.sum(dim=1, keepdim=True)
-        losses = _weighted(means[:, 0], means[:, 1], means[:, 2], self.settings)
-        return means.sqrt().numpy(), losses
+        return means[:, :3].sqrt().numpy(), _weighted(means.unbind(dim=1), self.settings)
 
     def _keep_best(self, losses: Tensor) -> None:
         for member in (losses < self._best_losses).nonzero()[:, 0].tolist():
@@ -356,11 +355,13 @@ def learning_rate(settings: TrainingSettings, epoch: int) -> float:
     return settings.learning_rate * rise * (0.01 + 0.99 * 0.5 * (1.0 + math.cos(math.pi * progress)))
 
 
-def _weighted(energy: Tensor, qm_gradient: Tensor, mm_gradient: Tensor, settings: TrainingSettings) -> Tensor:
+def _weighted(errors: Sequence[Tensor], settings: TrainingSettings) -> Tensor:
+    energy, qm_gradient, mm_gradient, mm_potential = errors
     return (
         settings.energy_weight * energy
         + settings.qm_gradient_weight * qm_gradient
         + settings.mm_gradient_weight * mm_gradient
+        + settings.mm_potential_weight * mm_potential
     )
 
 

@@ -237,7 +237,7 @@ def test_outputs_that_cannot_be(work, capsys):
     assert "there is no folder" in capsys.readouterr().err
     assert work.run(output="train.h5") == 1
     assert "both input and output" in capsys.readouterr().err
-    work.configure("energy_weight = 0\nqm_gradient_weight = 0.0\nmm_gradient_weight = 0.0")
+    work.configure("energy_weight = 0\nqm_gradient_weight = 0.0\nmm_gradient_weight = 0.0\nmm_potential_weight = 0")
     assert work.run() == 1
     assert "nothing would be learned" in capsys.readouterr().err
 

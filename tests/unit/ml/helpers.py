@@ -130,7 +130,7 @@ def plain_radial(function, distance, cutoff):
     """Behler's G1, G2, G3 with f_c = (1 - (r/r_c)^2)^3, for one distance."""
     if distance >= cutoff:
         return 0.0 * distance
-    window = (1 - (distance / cutoff) ** 2) ** 3
+    window = (1 - (distance / cutoff) ** 6) ** 3
     if function.kind == "g1":
         return window
     if function.kind == "g2":

@@ -30,7 +30,7 @@ DISTANCES = (0.05, 0.9, 2.0, 2.5, 4.4, 7.0, 7.99, 8.0, 8.01, 30.0, 2e4)
 def closed_form(function, r):
     if r >= CUTOFF:
         return 0.0
-    window = (1.0 - (r / CUTOFF) ** 2) ** 3
+    window = (1.0 - (r / CUTOFF) ** 6) ** 3
     if function.kind == "g1":
         return window
     if function.kind == "g2":
@@ -50,13 +50,13 @@ def test_values_are_those_of_the_formulas():
 
 
 def test_a_known_value_by_hand():
-    # r = 4 of 8: (1 - 1/4)^3 = 27/64.
+    # r = 4 of 8: (1 - 1/64)^3.
     values = radial_values(FUNCTIONS[:1], torch.tensor([16.0], dtype=torch.float64), CUTOFF)
-    assert values.item() == 27 / 64
+    assert values.item() == (63 / 64) ** 3
     values = radial_values(
         (RadialFunction("g2", eta=0.5, shift=3.0),), torch.tensor([16.0], dtype=torch.float64), CUTOFF
     )
-    assert values.item() == pytest.approx(math.exp(-0.5) * 27 / 64, rel=1e-14)
+    assert values.item() == pytest.approx(math.exp(-0.5) * (63 / 64) ** 3, rel=1e-14)
 
 
 def test_functions_are_computed_alike_alone_and_together():
@@ -97,8 +97,8 @@ def test_value_and_two_derivatives_vanish_at_the_cutoff():
         (first,) = torch.autograd.grad(window, r, create_graph=True)
         (second,) = torch.autograd.grad(first, r)
         found = torch.stack([window.detach(), first.detach(), second])
-        # About (2 gap / r_c)^3 and its derivatives.
-        x = 2.0 / CUTOFF
+        # About (6 gap / r_c)^3 and its derivatives.
+        x = 6.0 / CUTOFF
         expected = torch.tensor([(x * gap) ** 3, -3 * x**3 * gap**2, 6 * x**3 * gap], dtype=torch.float64)
         torch.testing.assert_close(found, expected, rtol=2 * gap, atol=0.0)
         if previous is not None:

@@ -55,11 +55,11 @@ def test_a_right_angle_by_hand():
     )
     positions = torch.tensor([[[0.0, 0.0, 0.0], [2.0, 0.0, 0.0], [0.0, 2.0, 0.0]]], dtype=torch.float64)
     found, directions = structure_of(("O", "H", "H"), functions, ("H", "O"))(positions)
-    square = (27 / 64) ** 2
+    square = (63 / 64) ** 6
     # Pairs HH, HO, OO; of each zeta 1 (+, -), then zeta 3 (+, -).
     expected = torch.zeros(12, dtype=torch.float64)
-    expected[:4] = torch.tensor([square, square, square / 4, square / 4])
-    torch.testing.assert_close(found[0, 0], expected, rtol=1e-14, atol=0.0)
+    expected[:4] = torch.tensor([square, square, square / 4, square / 4], dtype=torch.float64)
+    torch.testing.assert_close(found[0, 0], expected, rtol=1e-13, atol=0.0)
     assert directions.shape == (1, 3, 0, 3)
 
 
@@ -134,19 +134,19 @@ def test_smooth_where_an_atom_crosses_a_cutoff(cutoff_name):
 
     def at(distance):
         positions = torch.tensor([[0.0, 0.0, 0.0], [1.5, 1.0, 0.0], [0.0, 0.0, 1.0]], dtype=torch.float64)
-        positions = positions * torch.tensor([[1.0], [1.0], [distance]]).double()
+        positions = positions * torch.tensor([[1.0], [1.0], [distance]], dtype=torch.float64)
         positions.requires_grad_()
         found, directions = structure(positions[None])
         total = (found**2).sum() + found.sum() + directions.sum()
         (gradient,) = torch.autograd.grad(total, positions)
         return total.item(), gradient
 
-    (inside, gradient_inside), (outside, gradient_outside) = at(cutoff - 1e-4), at(cutoff + 1e-4)
-    slope = gradient_outside[2, 2].item()
-    assert abs(outside - inside - 2e-4 * slope) < 1e-9
-    torch.testing.assert_close(gradient_inside, gradient_outside, rtol=0.0, atol=2e-4 * 0.1)
+    (inside, gradient_inside), (outside, gradient_outside) = at(cutoff - 1e-5), at(cutoff + 1e-5)
+    slope = (gradient_inside + gradient_outside)[2, 2].item() / 2
+    assert abs(outside - inside - 2e-5 * slope) < 1e-10
+    torch.testing.assert_close(gradient_inside, gradient_outside, rtol=0.0, atol=2e-5 * 5.0)
     # The third difference of a function that is only smooth to first order would be larger.
-    values = [at(cutoff + offset * 0.02)[0] for offset in (-2, -1, 0, 1, 2)]
+    values = [at(cutoff + offset * 0.002)[0] for offset in (-2, -1, 0, 1, 2)]
     curvature_inside = values[0] - 2 * values[1] + values[2]
     curvature_outside = values[2] - 2 * values[3] + values[4]
     assert abs(curvature_inside - curvature_outside) < 1e-5
