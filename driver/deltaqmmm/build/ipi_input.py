@@ -90,8 +90,12 @@ def input_xml(
     steps: int,
     ensemble: str,
     seed: int,
+    stride: int = 10,
 ) -> str:
-    """A commented i-PI input: path-integral dynamics (classical with one bead) in the nvt or nve ensemble."""
+    """A commented i-PI input: path-integral dynamics (classical with one bead) in the nvt or nve ensemble.
+
+    Positions and QM charges are written every `stride` steps.
+    """
     if nbeads == 1:
         comment = "One bead: classical nuclei."
     else:
@@ -104,7 +108,7 @@ def input_xml(
         temperature=temperature_kelvin,
         timestep=timestep_femtosecond,
         steps=steps,
-        stride=10,
+        stride=stride,
         checkpoint=100,
         ensemble=ensemble,
         seed=seed,
