@@ -186,7 +186,7 @@ def plot(folder, columns):
     axes[-1].set_ylim(0.0, None)
     axes[0].axhline(300.0, color="black", linewidth=0.8, linestyle="--", label="thermostat")
     axes[0].legend(frameon=False, loc="upper right")
-    axes[0].set_title(f"Uracil (DFTB3 + learned correction to PBE0) in q-SPC/Fw water, {BEADS} beads, PILE-L, 300 K")
+    axes[0].set_title(f"Uracil (DFTB3-D3 + ML) in water, {BEADS} beads, PILE-L, 300 K")
     axes[1].annotate(
         "beads spread",
         (0.5 * SPREADING_FEMTOSECONDS, 0.96),
