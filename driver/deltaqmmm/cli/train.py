@@ -161,9 +161,9 @@ def choose_frames(dataset: Dataset, count: int | None, seed: int, name: Path) ->
 
 def train(trainer: Trainer, checkpoint: Path, progress: _Progress) -> CommitteeModel:
     """Train to the end; an interruption waits for the end of the epoch, whose state is kept."""
-    progress.begin("training", trainer.settings.epochs, trainer.epochs_done, "epoch")
     try:
         with Interruption() as interruption:
+            progress.begin("training", trainer.settings.epochs, trainer.epochs_done, "epoch")
 
             def after_epoch(report: EpochReport) -> None:
                 progress.epoch(report)

@@ -40,10 +40,11 @@ def self_consistent(make: Callable[[], MeanField], max_cycles: int) -> MeanField
     Raises:
         ConvergenceError: All attempts failed.
     """
-    density = _coarse_density(make(), max_cycles)
-    tried = []
+    fresh = make()
+    density = _coarse_density(make(), max_cycles) if _has_fine_grid(fresh) else None
+    tried: list[str] = []
     for name, attempt in (("DIIS", _plain), ("level shift and damping", _careful), ("second order", _second_order)):
-        field = attempt(make(), density, max_cycles)
+        field = attempt(make() if tried else fresh, density, max_cycles)
         energy = float(field.e_tot)
         if field.converged and math.isfinite(energy):
             return field
@@ -53,10 +54,13 @@ def self_consistent(make: Callable[[], MeanField], max_cycles: int) -> MeanField
     raise ConvergenceError(f"the SCF of the reference method did not converge ({'; '.join(tried)})")
 
 
+def _has_fine_grid(field: MeanField) -> bool:
+    """Whether there is an integration grid, and one finer than that of the first density."""
+    return getattr(field, "grids", None) is not None and field.grids.level > COARSE_GRID_LEVEL
+
+
 def _coarse_density(field: MeanField, max_cycles: int) -> Any:  # noqa: ANN401 - NumPy or CuPy array
     """A density to start from, on a grid with a tenth of the points: the integration is most of an SCF cycle's time."""
-    if getattr(field, "grids", None) is None or field.grids.level <= COARSE_GRID_LEVEL:
-        return None
     field.grids.level = COARSE_GRID_LEVEL
     field.conv_tol = max(COARSE_TOLERANCE, field.conv_tol)
     field.max_cycle = max_cycles

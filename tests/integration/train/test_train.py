@@ -228,7 +228,8 @@ def test_dropped_mm_gradients_are_not_learned(work, capsys, made):
     write_dataset(work.folder / "thin.h5", made.training.thinned(5.0 * ANGSTROM))
     assert work.run("-q", dataset="thin.h5") == 1
     assert (
-        "within 5 angstrom of the QM region, and [training] mm_gradient_cutoff_angstrom is 6" in capsys.readouterr().err
+        "within 5 angstrom of the QM region, and [training] mm_gradient_cutoff_angstrom is 14"
+        in capsys.readouterr().err
     )
 
 
