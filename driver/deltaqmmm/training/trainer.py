@@ -225,7 +225,10 @@ class Trainer:
         return {
             "settings": self.settings.to_json(),
             "functions": self.functions.to_json(),
-            "frames": [frame.identity for frame in self.dataset.frames],
+            # With their energies: frames that were labelled again are other frames.
+            "frames": [
+                (frame.identity, frame.reference.energy, frame.baseline.energy) for frame in self.dataset.frames
+            ],
             "labels": {name: dict(table) for name, table in self.dataset.settings.tables().items()},
         }
 

@@ -285,6 +285,7 @@ def checkpoint(tmp_path):
         ("settings", replace(SETTINGS, epochs=1, energy_weight=2.5), FUNCTIONS, None),
         ("functions", SETTINGS, replace(FUNCTIONS, mm_cutoff=8.5), None),
         ("frames", SETTINGS, FUNCTIONS, "fewer"),
+        ("frames", SETTINGS, FUNCTIONS, "labelled again"),
         ("labels", SETTINGS, FUNCTIONS, "level"),
     ],
 )
@@ -292,6 +293,8 @@ def test_a_checkpoint_of_another_run_is_refused(checkpoint, word, settings, func
     data = make_dataset()
     if dataset == "fewer":
         data = data.with_frames(data.frames[:-1], ())
+    elif dataset == "labelled again":
+        data = with_frame(data, 4, lambda label: replace(label, energy=label.energy + 1e-6))
     elif dataset == "level":
         data = replace(data, settings=replace(LABELS, level={"functional": "b3lyp"}))
     with pytest.raises(ModelError, match=rf"another run \(different: .*{word}.*Remove it"):
