@@ -43,6 +43,10 @@ class SpreadError(DeltaqmmmError):
     """The members of a committee disagree more than the configuration allows."""
 
 
+class OutputError(DeltaqmmmError):
+    """A file cannot be written: the disk is full, or the place is not for us."""
+
+
 class ConvergenceError(DeltaqmmmError):
     """An iterative calculation did not reach its tolerance, after every safer retry."""
 

@@ -16,9 +16,10 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from deltaqmmm.atomic import write_atomically
 from deltaqmmm.config import read_config
 from deltaqmmm.config.training import baseline_name, symmetry_functions, training_settings
-from deltaqmmm.dataset import read_dataset, write_atomically
+from deltaqmmm.dataset import read_dataset
 from deltaqmmm.training import Trainer
 from deltaqmmm.training.figures import Curve, cutoff_figure, learning_figure, save_figure
 from deltaqmmm.training.judging import judge

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from deltaqmmm.atomic import write_atomically
 from deltaqmmm.build.ipi_input import input_xml
 from deltaqmmm.config import Config
-from deltaqmmm.dataset.atomic import write_atomically
 from deltaqmmm.errors import ExternalToolError, InputError
 from deltaqmmm.ipi.connection import UnixAddress
 from deltaqmmm.ipi.processes import Ending, Pair, PairSettings, find_ipi, make_socket_folder

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from deltaqmmm.atomic import write_atomically
 from deltaqmmm.cli.console import level_of_theory
-from deltaqmmm.dataset import write_atomically
 from deltaqmmm.training.figures import loss_figure, parity_figure, save_figure, spread_figure
 from deltaqmmm.training.metrics import OFFSET_NOTE, metrics_table
 
@@ -72,7 +72,7 @@ def write_outputs(
         The files that were written.
 
     Raises:
-        DatasetError: A file cannot be written.
+        OutputError: A file cannot be written.
     """
     written = [beside(output, "_metrics.md"), beside(output, "_history.json"), beside(output, "_parity.png")]
     write_atomically(written[0], text.encode())

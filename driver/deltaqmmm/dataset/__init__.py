@@ -1,6 +1,5 @@
 """The dataset file: frames with their reference and baseline labels, in HDF5."""
 
-from deltaqmmm.dataset.atomic import write_atomically
 from deltaqmmm.dataset.contents import (
     Dataset,
     EnergyLabel,
@@ -21,6 +20,5 @@ __all__ = [
     "Source",
     "SystemTable",
     "read_dataset",
-    "write_atomically",
     "write_dataset",
 ]

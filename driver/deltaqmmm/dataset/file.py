@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from deltaqmmm.dataset.atomic import write_atomically
+from deltaqmmm.atomic import write_atomically
 from deltaqmmm.dataset.contents import (
     Dataset,
     EnergyLabel,
@@ -40,7 +40,8 @@ def write_dataset(file: Path, dataset: Dataset) -> None:
     """Write a dataset as a whole: it replaces the file at once, or not at all.
 
     Raises:
-        DatasetError: A number is not finite, or the file cannot be written.
+        DatasetError: A number is not finite.
+        OutputError: The disk is full, or the place cannot be written.
     """
     arrays = _to_arrays(dataset)
     _check_finite(file, arrays)

@@ -8,8 +8,6 @@ l. `network.CommitteeNetwork` says what they are. Each is float32 if that holds 
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 import textwrap
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -20,6 +18,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
+from deltaqmmm.atomic import write_atomically
 from deltaqmmm.errors import ConfigError, ModelError
 from deltaqmmm.ml.committee import TARGETS, CommitteeModel, ModelInfo
 from deltaqmmm.ml.features import n_features
@@ -36,7 +35,7 @@ def save_model(file: Path, model: CommitteeModel) -> None:
 
     Raises:
         ModelError: A number of the model is not finite.
-        OSError: The file cannot be written.
+        OutputError: The disk is full, or the place cannot be written.
     """
     network = model.network
     tensors = {name: _shortest(tensor.detach().cpu()) for name, tensor in network.state_dict().items()}
@@ -53,7 +52,7 @@ def save_model(file: Path, model: CommitteeModel) -> None:
         "hidden": list(network.hidden),
         "n_inputs": list(network.n_inputs),
     }
-    _write(file, save(tensors, metadata={"deltaqmmm": json.dumps(header, sort_keys=True, default=dict)}))
+    write_atomically(file, save(tensors, metadata={"deltaqmmm": json.dumps(header, sort_keys=True, default=dict)}))
 
 
 def load_model(file: Path) -> CommitteeModel:
@@ -120,20 +119,3 @@ def _shortest(tensor: torch.Tensor) -> torch.Tensor:
     """The same numbers in float32, as training leaves them, or in float64 where that would change them."""
     short = tensor.to(torch.float32)
     return (short if torch.equal(short.to(torch.float64), tensor.to(torch.float64)) else tensor).contiguous()
-
-
-def _write(file: Path, content: bytes) -> None:
-    handle, name = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.resolve().parent)
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        # mkstemp makes files that only the owner can read; take what the user's umask would give.
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(name, 0o666 & ~umask)
-        os.replace(name, file.resolve())
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise

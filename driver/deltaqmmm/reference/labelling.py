@@ -61,7 +61,7 @@ class Labeller:
             progress: Called after each frame, with its failure if it failed.
 
         Raises:
-            DatasetError: A label cannot be kept (a full disk).
+            OutputError: A label cannot be kept (a full disk).
             ExternalToolError: The reference method cannot be started.
         """
         prepared: dict[str, tuple[EmbeddedFrame, EnergyLabel, FloatArray]] = {}

@@ -15,8 +15,8 @@ import os
 from pathlib import Path
 from types import TracebackType
 
+from deltaqmmm.atomic import PART_SUFFIX
 from deltaqmmm.dataset import Dataset, Failure, LabelledFrame, read_dataset, write_dataset
-from deltaqmmm.dataset.atomic import PART_SUFFIX
 from deltaqmmm.errors import DatasetError
 
 _LOCK = "lock"

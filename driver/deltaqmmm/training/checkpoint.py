@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from deltaqmmm.dataset import write_atomically
+from deltaqmmm.atomic import write_atomically
 from deltaqmmm.errors import ModelError
 
 FORMAT = "deltaqmmm checkpoint 1"
@@ -38,7 +38,7 @@ def write_checkpoint(file: Path, checkpoint: Checkpoint) -> None:
     """Write a state; it replaces the file at once, or not at all.
 
     Raises:
-        DatasetError: The disk is full, or the place cannot be written.
+        OutputError: The disk is full, or the place cannot be written.
     """
     header = {"format": FORMAT, "hashes": _hashes(checkpoint.fingerprint), "header": checkpoint.header}
     tensors = {name: tensor.detach().contiguous().clone() for name, tensor in checkpoint.tensors.items()}

@@ -17,7 +17,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
-from deltaqmmm.dataset import LabelledFrame, write_atomically
+from deltaqmmm.atomic import write_atomically
+from deltaqmmm.dataset import LabelledFrame
 from deltaqmmm.results import FloatArray
 from deltaqmmm.training.metrics import GRADIENT_UNIT, NEAR, SpreadCheck, near_sites
 from deltaqmmm.training.predictions import Predictions, reference_predictions
@@ -39,7 +40,7 @@ def save_figure(figure: Figure, file: Path, dpi: int = 200) -> None:
     """Write a figure as PNG, whole or not at all.
 
     Raises:
-        DatasetError: The file cannot be written.
+        OutputError: The file cannot be written.
     """
     image = io.BytesIO()
     FigureCanvasAgg(figure)

@@ -9,7 +9,7 @@ import pytest
 from deltaqmmm.dataset import LabelSettings, read_dataset, write_dataset
 from deltaqmmm.dataset.contents import frame_identity
 from deltaqmmm.dataset.schema import COLUMNS
-from deltaqmmm.errors import DatasetError
+from deltaqmmm.errors import DatasetError, OutputError
 
 
 @pytest.fixture
@@ -166,7 +166,7 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(file, dataset, monkeyp
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(DatasetError, match="the disk is full"):
+    with pytest.raises(OutputError, match="the disk is full"):
         write_dataset(file, dataset.with_frames([], []))
     assert file.read_bytes() == before
     assert os.listdir(file.parent) == [file.name]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from deltaqmmm.dataset import EnergyLabel, LabelledFrame, Source
-from deltaqmmm.errors import DatasetError
+from deltaqmmm.errors import OutputError
 from deltaqmmm.training.figures import (
     WIDTH,
     Curve,
@@ -141,5 +141,5 @@ def test_spreads(frames, tmp_path):
 
 
 def test_a_folder_that_is_not_there(frames, tmp_path):
-    with pytest.raises(DatasetError, match=r"nowhere.*cannot be written"):
+    with pytest.raises(OutputError, match=r"nowhere.*cannot be written"):
         save_figure(parity_figure(frames, noisy(frames, 1), None), tmp_path / "nowhere" / "x.png")

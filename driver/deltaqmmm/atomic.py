@@ -7,7 +7,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from deltaqmmm.errors import DatasetError
+from deltaqmmm.errors import OutputError
 
 PART_SUFFIX = ".part"
 """Ending of a file that is being written; one that is left over belongs to a process that was killed."""
@@ -17,15 +17,15 @@ def write_atomically(file: Path, content: bytes) -> None:
     """Write a file so that, whatever happens, the old content or the new one stands there, and nothing in between.
 
     Args:
-        file: Where to write; its folder must exist.
+        file: Where to write; its folder must exist. A link goes on being one, and what it points to is written.
         content: All of it.
 
     Raises:
-        DatasetError: The disk is full, or the place cannot be written. What stood there before is untouched.
+        OutputError: The disk is full, or the place cannot be written. What stood there before is untouched.
     """
-    name = None
+    name, place = None, file.resolve()
     try:
-        descriptor, name = tempfile.mkstemp(prefix=f".{file.name}.", suffix=PART_SUFFIX, dir=file.parent)
+        descriptor, name = tempfile.mkstemp(prefix=f".{file.name}.", suffix=PART_SUFFIX, dir=place.parent)
         with os.fdopen(descriptor, "wb") as stream:
             stream.write(content)
             stream.flush()
@@ -34,14 +34,14 @@ def write_atomically(file: Path, content: bytes) -> None:
         umask = os.umask(0)
         os.umask(umask)
         os.chmod(name, 0o666 & ~umask)
-        os.replace(name, file)
+        os.replace(name, place)
     except BaseException as error:
         if name is not None:
             Path(name).unlink(missing_ok=True)
         if isinstance(error, OSError):
-            raise DatasetError(_cannot_write(file, len(content), error)) from error
+            raise OutputError(_cannot_write(file, len(content), error)) from error
         raise
-    _sync_folder(file.parent)
+    _sync_folder(place.parent)
 
 
 def _sync_folder(folder: Path) -> None:
