@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 DESCRIPTION = """\
 Run i-PI with this driver at every combination of temperatures and beads, and choose frames for `deltaqmmm label`.
 
+A run of a few picoseconds sees few arrangements of the molecules around the solute. Many short runs (--replicas) from
+start structures of a long simulation with the force field alone see more, and such frames make better networks.
+
 Each run has a folder below OUTPUT.runs (--folder). The same command goes on after any interruption: finished runs are
 kept, one that was under way begins again. With another --count, --pick or --discard the runs are not repeated.
 
@@ -31,6 +34,7 @@ condition. `farthest` takes the frame that is least like all before, by the dist
 field of its surroundings; `random` is for test sets (take another --seed, so that the runs are others too).
 
   deltaqmmm sample config.toml -o train.xyz --temperatures 300 400 --beads 1 8 --picoseconds 5 0.75 --count 320
+  deltaqmmm sample config.toml starts.xyz -o more.xyz --replicas 20 --picoseconds 0.25 --discard 100 --count 60
   deltaqmmm sample config.toml -o test.xyz  --temperatures 300 400 --beads 1 8 --pick random --count 64 --seed 2"""
 
 CLASSICAL_PICOSECONDS, QUANTUM_PICOSECONDS = 5.0, 1.0
@@ -48,9 +52,21 @@ def add_parser(commands: Any, parents: Sequence[argparse.ArgumentParser]) -> Non
     )
     add = parser.add_argument
     add("config", type=Path, help="configuration file (`deltaqmmm config` explains it)")
-    add("init", type=Path, nargs="?", help="start structure: first frame of this file (default: [system] coordinates)")
+    add(
+        "init",
+        type=Path,
+        nargs="?",
+        help="start structures: the runs take the frames of this file in turn (default: [system] coordinates)",
+    )
     add("-o", "--output", type=Path, required=True, help="extended xyz file to write")
     add("--folder", type=Path, help="where the runs are kept (default: OUTPUT without its ending, with .runs)")
+    add(
+        "--replicas",
+        type=positive_integer,
+        default=1,
+        metavar="N",
+        help="runs of each condition; give them several start structures (default 1)",
+    )
     add("--temperatures", type=float, nargs="+", default=[300.0], metavar="K", help="default: 300")
     add("--beads", type=positive_integer, nargs="+", default=[1], metavar="N", help="1 is classical (default)")
     length = parser.add_mutually_exclusive_group()
@@ -96,15 +112,15 @@ def run(options: argparse.Namespace) -> int:
 
     find_ipi()
     config = read_config(options.config)
-    from deltaqmmm.cli.sample_frames import SampledSystem, describe_all, picked_atoms, start_text
+    from deltaqmmm.cli.sample_frames import SampledSystem, describe_all, picked_atoms, start_texts
     from deltaqmmm.cli.sample_runs import RunFolder, run_all
 
     sampled = SampledSystem.load(config)
-    start = start_text(sampled, options.init)
+    starts = start_texts(sampled, options.init, len(plans))
     avoided = sampled.read_all(options.avoid)
     folder = options.folder or options.output.with_name(options.output.stem + ".runs")
     parallel, threads = shared_cores(config, len(plans), options.parallel)
-    with RunFolder(folder, plans, start, config) as runs, interrupted_by_signals():
+    with RunFolder(folder, plans, starts, config) as runs, interrupted_by_signals():
         complete = [plan for plan in plans if runs.is_complete(plan)]
         todo = [plan for plan in plans if plan not in complete]
         with _Progress(plans, complete, quiet=options.quiet) as progress:
@@ -118,13 +134,11 @@ def run(options: argparse.Namespace) -> int:
 
 
 def make_plans(options: argparse.Namespace) -> list[RunPlan]:
-    """The runs that the options ask for, at each temperature with each number of beads.
+    """The runs that the options ask for: replicas of each temperature with each number of beads.
 
     Raises:
         InputError: A number is not positive, values are doubled, or lengths do not fit each other.
     """
-    from deltaqmmm.cli.sample_runs import RunPlan
-
     for flag, values in (
         ("--temperatures", options.temperatures),
         ("--picoseconds", options.picoseconds or ()),
@@ -146,32 +160,40 @@ def make_plans(options: argparse.Namespace) -> list[RunPlan]:
     stride = round(options.every / options.timestep)
     if stride < 1 or abs(stride * options.timestep - options.every) > 1e-6 * options.every:
         raise InputError(f"--every {options.every:g}: a multiple of the time step, {options.timestep:g} fs, is needed.")
-    plans = []
-    for temperature in options.temperatures:
-        for place, beads in enumerate(options.beads):
-            steps, discard = _length(options, place, beads)
-            # The first frame is the start structure, the same in every run.
-            first = max(1, math.ceil(discard / options.every - 1e-9))
-            seed = np.random.SeedSequence([options.seed, round(1000 * temperature), beads]).generate_state(1)
-            name = f"{temperature:g}K_{beads}"
-            plan = RunPlan(
-                name=name,
-                temperature=temperature,
-                beads=beads,
-                steps=steps,
-                timestep=options.timestep,
-                stride=stride,
-                first=first,
-                seed=int(seed[0]) % 1_000_000_000,
-            )
-            if plan.n_candidates == 0:
-                raise InputError(
-                    f"the run {name} takes {steps * options.timestep:g} fs, of which the first {discard:g} are left "
-                    f"out (--discard), with a frame every {options.every:g} fs: nothing remains to choose from. Run "
-                    "longer (--picoseconds, --steps), or discard less."
-                )
-            plans.append(plan)
+    plans: list[RunPlan] = []
+    for replica in range(options.replicas):
+        for temperature in options.temperatures:
+            for place in range(len(options.beads)):
+                plan = _plan(options, temperature, place, replica, stride)
+                plans.append(plan)
     return plans
+
+
+def _plan(options: argparse.Namespace, temperature: float, place: int, replica: int, stride: int) -> RunPlan:
+    """One run."""
+    from deltaqmmm.cli.sample_runs import RunPlan
+
+    beads = options.beads[place]
+    steps, discard = _length(options, place, beads)
+    seed = [options.seed, round(1000 * temperature), beads] + ([replica] if replica else [])
+    plan = RunPlan(
+        name=f"{temperature:g}K_{beads}" + (f"_{replica + 1}" if options.replicas > 1 else ""),
+        temperature=temperature,
+        beads=beads,
+        steps=steps,
+        timestep=options.timestep,
+        stride=stride,
+        # The first frame is the start structure.
+        first=max(1, math.ceil(discard / options.every - 1e-9)),
+        seed=int(np.random.SeedSequence(seed).generate_state(1)[0]) % 1_000_000_000,
+    )
+    if plan.n_candidates == 0:
+        raise InputError(
+            f"the run {plan.name} takes {steps * options.timestep:g} fs, of which the first {discard:g} are left out "
+            f"(--discard), with a frame every {options.every:g} fs: nothing remains to choose from. Run longer "
+            "(--picoseconds, --steps), or discard less."
+        )
+    return plan
 
 
 def _length(options: argparse.Namespace, place: int, beads: int) -> tuple[int, float]:

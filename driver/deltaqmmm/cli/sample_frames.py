@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -109,27 +110,31 @@ class Candidates:
         return farthest_in_turns(self.descriptors, self.runs, count, taken)
 
 
-def start_text(sampled: SampledSystem, file: Path | None) -> str:
-    """The start structure as i-PI reads it.
+def start_texts(sampled: SampledSystem, file: Path | None, count: int) -> list[str]:
+    """The start structures as i-PI reads them.
 
     Args:
-        sampled: What it must be of.
-        file: Its first frame is taken; None takes the coordinates of the configuration.
+        sampled: What they must be of.
+        file: Its frames are taken; None takes the coordinates of the configuration.
+        count: How many are needed at most.
 
     Raises:
         InputError: There is none, or i-PI cannot have its cell.
     """
     if file is not None:
-        frame = next(read_frames(file, sampled.system))
-        positions, cell, label = frame.positions, sampled.cell(frame), frame.label
-    elif sampled.topology.positions is not None:
-        positions = sampled.topology.positions[sampled.system.atom_particles]
-        cell, label = sampled.topology.cell, str(sampled.config.system.coordinates)
-    else:
+        frames = islice(read_frames(file, sampled.system), count)
+        return [_start_text(sampled, frame.positions, sampled.cell(frame), frame.label) for frame in frames]
+    topology = sampled.topology
+    if topology.positions is None:
         raise InputError(
             f"{sampled.config.file}: names no [system] coordinates to start from: add them, or name a file with the "
             "start structure after the configuration."
         )
+    positions = topology.positions[sampled.system.atom_particles]
+    return [_start_text(sampled, positions, topology.cell, str(sampled.config.system.coordinates))]
+
+
+def _start_text(sampled: SampledSystem, positions: FloatArray, cell: FloatArray | None, label: str) -> str:
     if cell is not None:
         lengths, angles = cell_parameters(cell)
         standard = np.asarray(cellpar_to_cell([*lengths, *angles]), dtype=np.float64)  # type: ignore[no-untyped-call]

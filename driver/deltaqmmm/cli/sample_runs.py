@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from typing import Protocol
 
@@ -37,7 +38,7 @@ class RunPlan:
     """One trajectory.
 
     Attributes:
-        name: Of its folder: `300K_8` for 300 K and 8 beads.
+        name: Of its folder: `300K_8` for 300 K and 8 beads, `300K_8_2` for a second replica.
         temperature: Kelvin.
         beads: 1 is classical.
         steps: Number of time steps.
@@ -120,17 +121,17 @@ class RunFolder:
     Args:
         folder: Made if it is not there.
         plans: The runs.
-        start: Text of the start structure, `init.xyz`.
+        starts: Texts of start structures, `init.xyz`; the runs take them in turn.
         config: Of the potential.
 
     Raises:
         InputError: Another process works there, or something stands there that this one may not replace.
     """
 
-    def __init__(self, folder: Path, plans: Sequence[RunPlan], start: str, config: Config) -> None:
+    def __init__(self, folder: Path, plans: Sequence[RunPlan], starts: Sequence[str], config: Config) -> None:
         self.folder = folder
         self.plans = plans
-        self._start = start
+        self._starts = dict(zip([plan.name for plan in plans], cycle(starts), strict=False))
         self._config = config
         self._potential = potential_identity(config)
         self._lock = -1
@@ -177,7 +178,7 @@ class RunFolder:
             ) from None
         if not (place / _COMPLETE).is_file():
             return False
-        here = plan.record(self._start, self._potential)
+        here = plan.record(self._starts[plan.name], self._potential)
         changed = [name for name in here if there.get(name) != here[name]]
         if changed:
             told = ", ".join(f"{name} {there.get(name)} there and {here[name]} here" for name in changed)
@@ -194,9 +195,9 @@ class RunFolder:
             shutil.rmtree(place)
         place.mkdir()
         # First of all: so a kill right here leaves a folder that is known as ours.
-        write_atomically(place / _RECORD, _json(plan.record(self._start, self._potential)))
+        write_atomically(place / _RECORD, _json(plan.record(self._starts[plan.name], self._potential)))
         (place / "input.xml").write_text(plan.input_text(), encoding="utf-8")
-        (place / "init.xyz").write_text(self._start, encoding="utf-8")
+        (place / "init.xyz").write_text(self._starts[plan.name], encoding="utf-8")
         return place
 
     def start(self, plan: RunPlan, environment: Mapping[str, str]) -> Pair:

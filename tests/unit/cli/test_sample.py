@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from ase.io import read
+from ase.io import read, write
 
 from deltaqmmm.cli import sample, sample_frames, sample_runs
 from deltaqmmm.cli.frames import read_frames
@@ -22,6 +22,11 @@ def options(*words):
 
 def plans(*words):
     return sample.make_plans(options(*words))
+
+
+def write_text(file, text):
+    file.write_text(text)
+    return file
 
 
 def test_all_combinations():
@@ -55,6 +60,32 @@ def test_lengths_for_each_number_of_beads():
 def test_another_condition_changes_no_other_run():
     assert plans("--temperatures", 300)[0] == plans("--temperatures", 350, 300)[1]
     assert plans("--seed", 1)[0].seed != plans("--seed", 2)[0].seed
+
+
+def test_replicas():
+    found = plans("--replicas", 3, "--beads", 1, 2)
+    assert [plan.name for plan in found] == [f"300K_{beads}_{replica}" for replica in (1, 2, 3) for beads in (1, 2)]
+    assert len({plan.seed for plan in found}) == 6
+    assert [plan.seed for plan in found[:2]] == [plan.seed for plan in plans("--beads", 1, 2)]
+
+
+def test_runs_take_the_start_structures_in_turn(sampled, configure, tmp_path):
+    first = sample_frames.start_texts(sampled, None, 1)[0]
+    atoms = read(write_text(tmp_path / "init.xyz", first))
+    atoms.set_cell(sampled.topology.cell / ANGSTROM)
+    atoms.pbc = True
+    shifted = [atoms.copy() for _ in range(3)]
+    for shift, copied in enumerate(shifted):
+        copied.positions += 0.1 * shift
+    write(tmp_path / "starts.extxyz", shifted)
+    # No more are read than there are runs.
+    assert len(sample_frames.start_texts(sampled, tmp_path / "starts.extxyz", 2)) == 2
+    starts = sample_frames.start_texts(sampled, tmp_path / "starts.extxyz", 9)
+    assert len(set(starts)) == 3
+    found = plans("--replicas", 2, "--beads", 1, 2)
+    with sample_runs.RunFolder(tmp_path / "runs", found, starts, configure()) as runs:
+        made = [(runs.make(plan) / "init.xyz").read_text() for plan in found]
+    assert made == [starts[0], starts[1], starts[2], starts[0]]
 
 
 @pytest.mark.parametrize(
@@ -157,14 +188,14 @@ def sampled(configure, slater_koster_folder):
 
 
 def test_start_from_the_configuration(sampled, tmp_path):
-    (tmp_path / "init.xyz").write_text(sample_frames.start_text(sampled, None))
+    (tmp_path / "init.xyz").write_text(sample_frames.start_texts(sampled, None, 1)[0])
     (frame,) = read_frames(tmp_path / "init.xyz", sampled.system)
     np.testing.assert_allclose(frame.positions, sampled.topology.positions, atol=1e-7)
     np.testing.assert_allclose(frame.cell, sampled.topology.cell, atol=1e-6)
 
 
 def test_a_start_that_lies_askew_is_turned(sampled, tmp_path):
-    (tmp_path / "init.xyz").write_text(sample_frames.start_text(sampled, None))
+    (tmp_path / "init.xyz").write_text(sample_frames.start_texts(sampled, None, 1)[0])
     atoms = read(tmp_path / "init.xyz")
     cell = sampled.topology.cell / ANGSTROM
     rotation = np.linalg.qr(np.random.default_rng(2).normal(size=(3, 3)))[0]
@@ -173,19 +204,19 @@ def test_a_start_that_lies_askew_is_turned(sampled, tmp_path):
     atoms.positions = atoms.positions @ rotation
     atoms.pbc = True
     atoms.write(tmp_path / "askew.extxyz")
-    (tmp_path / "again.xyz").write_text(sample_frames.start_text(sampled, tmp_path / "askew.extxyz"))
+    (tmp_path / "again.xyz").write_text(sample_frames.start_texts(sampled, tmp_path / "askew.extxyz", 1)[0])
     (frame,) = read_frames(tmp_path / "again.xyz", sampled.system)
     np.testing.assert_allclose(frame.positions, sampled.topology.positions, atol=1e-6)
     atoms.set_cell((cell @ rotation)[[1, 0, 2]])
     atoms.write(tmp_path / "left.extxyz")
     with pytest.raises(FrameError, match="left-handed"):
-        sample_frames.start_text(sampled, tmp_path / "left.extxyz")
+        sample_frames.start_texts(sampled, tmp_path / "left.extxyz", 1)
 
 
 def test_no_start(configure, slater_koster_folder):
     sampled = sample_frames.SampledSystem.load(configure("droplet", coordinates=False))
     with pytest.raises(InputError, match=r"names no \[system\] coordinates to start from"):
-        sample_frames.start_text(sampled, None)
+        sample_frames.start_texts(sampled, None, 1)
 
 
 def test_what_the_forces_depend_on(configure):
@@ -198,7 +229,7 @@ def test_what_the_forces_depend_on(configure):
 
 def test_a_folder_of_someone_else_is_left_alone(configure, tmp_path):
     (plan,) = plans()
-    runs = sample_runs.RunFolder(tmp_path / "runs", [plan], "start", configure())
+    runs = sample_runs.RunFolder(tmp_path / "runs", [plan], ["start"], configure())
     with runs:
         assert not runs.is_complete(plan)
         runs.place(plan).mkdir()
@@ -207,7 +238,7 @@ def test_a_folder_of_someone_else_is_left_alone(configure, tmp_path):
             runs.is_complete(plan)
         with (
             pytest.raises(InputError, match="another process is sampling there"),
-            sample_runs.RunFolder(tmp_path / "runs", [plan], "start", configure()),
+            sample_runs.RunFolder(tmp_path / "runs", [plan], ["start"], configure()),
         ):
             pass
     assert (runs.place(plan) / "thesis.tex").exists()
@@ -216,7 +247,7 @@ def test_a_folder_of_someone_else_is_left_alone(configure, tmp_path):
 def test_a_finished_run_with_other_settings_is_refused(configure, tmp_path):
     (plan,) = plans()
     (longer,) = plans("--steps", 20_000)
-    with sample_runs.RunFolder(tmp_path / "runs", [plan], "start", configure()) as runs:
+    with sample_runs.RunFolder(tmp_path / "runs", [plan], ["start"], configure()) as runs:
         place = runs.make(plan)
         # Nothing is lost with a run that was not finished.
         assert not runs.is_complete(longer)
