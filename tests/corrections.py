@@ -65,7 +65,9 @@ def write_model(file, config, system, *, target="delta", n_members=3, spread=1.0
         offset: Energy of each atom, hartree.
         changes: Of `ModelInfo`.
     """
-    functions = default_functions(mm_cutoff=7.0 * ANGSTROM, qm_radial=4, mm_radial=4)
+    functions = default_functions(
+        mm_cutoff=7.0 * ANGSTROM, mm_near_cutoff=5.0 * ANGSTROM, qm_radial=4, mm_radial=3, mm_near_radial=3
+    )
     elements = tuple(sorted(set(system.qm_symbols)))
     mm_types = tuple(sorted(set(type_names("element", system.site_symbols, system.site_types))))
     count = n_features(functions, len(elements), len(mm_types))

@@ -20,7 +20,7 @@ from deltaqmmm.ml import CommitteeResult
 from deltaqmmm.results import FloatArray
 from deltaqmmm.units import ANGSTROM
 
-NEAR = 5.0 * ANGSTROM
+NEAR = 4.0 * ANGSTROM
 """MM sites this close to a QM atom count in the spread of forces, bohr."""
 
 

@@ -148,13 +148,13 @@ def extra_values(file):
 
 
 def test_ipis_weighted_baseline(folder):
-    """V = V_b + s^2 / (s^2 + sigma^2) V_c, for a correction without its large constant part."""
+    """V = V_b + s^2 / (s^2 + sigma^2) V_c with s = 0.1 hartree, for a correction without its large constant part."""
     config = folder / "config.toml"
     config.write_text(config.read_text() + "committee_extras = true\ninclude_offset = false\n")
     first, second = unique_name("wbase"), unique_name("wcorr")
     committee = (
         "<ffcommittee name='all'> <parse_json> True </parse_json> <baseline_name> base </baseline_name> "
-        f"<baseline_uncertainty> 1.0 </baseline_uncertainty> {socket('base', first)} {socket('corr', second)} "
+        f"<baseline_uncertainty> 0.1 </baseline_uncertainty> {socket('base', first)} {socket('corr', second)} "
         "</ffcommittee>"
     )
     xml = input_of(committee, "<force forcefield='all'/>", steps=2)
@@ -163,7 +163,7 @@ def test_ipis_weighted_baseline(folder):
     frame = loaded.topology.positions[loaded.system.atom_particles]
     result = loaded.evaluate(np.eye(3)[None], frame[None])
     spread = result.extras["committee_energy_spread"][0]
-    weight = 1.0 / (1.0 + spread**2)
+    weight = 0.1**2 / (0.1**2 + spread**2)
     assert 0.05 < weight < 0.95
     expected = result.energies[0] - (1.0 - weight) * result.terms["correction"][0]
     # The start file has rounded positions.

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from deltaqmmm.committee import CommitteeSettings, Fade, MemberDeviations, combine, force_spreads
+from deltaqmmm.committee import NEAR, CommitteeSettings, Fade, MemberDeviations, combine, force_spreads
 from deltaqmmm.errors import ConfigError
 from deltaqmmm.ipi.wire import transpose
 from deltaqmmm.ml import CommitteeResult, StoredDerivatives
@@ -110,6 +110,27 @@ def test_force_spread_by_hand():
         ]
         assert (each[0] > each[1]).all() == (scale_mm < 1.0)
         np.testing.assert_allclose(force_spreads(given), np.maximum(*each))
+
+
+def test_only_near_sites_count_in_the_force_spread():
+    result = result_of([[0.0, 0.0]] * 3)
+    asked = []
+
+    class Near:
+        def __init__(self, count):
+            self.count = count
+
+        def near(self, distance):
+            asked.append(distance)
+            return 10.0 * result.mm_gradients[:, :, : self.count]
+
+    gradients = result.qm_gradients, 10.0 * result.mm_gradients[:, :, :2]
+    each = [np.sqrt(np.var(x.numpy(), axis=0, ddof=1).sum(axis=-1)).max(axis=1) for x in gradients]
+    for count, expected in ((2, np.maximum(*each)), (0, each[0])):
+        found = force_spreads(CommitteeResult(result.energies, result.qm_gradients, Near(count)))
+        np.testing.assert_allclose(found, expected)
+    assert asked == [NEAR, NEAR]
+    assert force_spreads(result_of([[0.0, 0.0]])) is None
 
 
 def test_members_for_ipi_have_the_sign_and_orientation_of_the_socket():

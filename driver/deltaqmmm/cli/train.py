@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm import tqdm
 
+from deltaqmmm.allocation import keep_freed_memory
 from deltaqmmm.cli.label import provenance
 from deltaqmmm.cli.output import check_output, positive_integer
 from deltaqmmm.cli.signals import Interruption, interrupted_by_signals
@@ -77,6 +78,7 @@ def run(options: argparse.Namespace) -> int:
             "from the start."
         )
     config = read_config(options.config)
+    keep_freed_memory()
     import torch
 
     from deltaqmmm.config.training import symmetry_functions, training_settings

@@ -218,7 +218,10 @@ class NetworkSection:
 
     qm_cutoff_angstrom: float = key(number(above=0.0), "of radial functions over QM neighbours", 6.0)
     angular_cutoff_angstrom: float = key(number(above=1.2), "of angular functions over pairs of QM neighbours", 4.5)
-    mm_cutoff_angstrom: float = key(number(above=0.8), "of functions over MM sites", 14.0)
+    mm_cutoff_angstrom: float = key(number(above=0.8), "of functions over all MM sites", 14.0)
+    mm_near_cutoff_angstrom: float = key(
+        number(above=0.8), "of more functions over the near MM sites; at most the one above", 6.0
+    )
     mm_type_by: str = key(
         choice("element", "name", "none"),
         'what tells MM sites apart: their element, "residue:atom", or nothing',
@@ -231,9 +234,10 @@ class NetworkSection:
     )
     qm_radial_functions: int = key(integer(minimum=1), "Gaussians over QM neighbours of each element", 12)
     angular_radial_functions: int = key(integer(minimum=1), "radial parts of the angular functions", 2)
-    angular_zetas: tuple[int, ...] = key(integers(minimum=1), "exponents of the angular functions", (1, 4))
-    mm_radial_functions: int = key(integer(minimum=1), "Gaussians over MM sites of each type", 8)
-    mm_wave_functions: int = key(integer(minimum=0), "cosines over MM sites of each type", 2)
+    angular_order: int = key(integer(minimum=2), "highest power of the cosine in the angular functions, 2 to 6", 3)
+    mm_radial_functions: int = key(integer(minimum=1), "Gaussians over all MM sites of each type", 3)
+    mm_wave_functions: int = key(integer(minimum=0), "cosines over all MM sites of each type", 0)
+    mm_near_radial_functions: int = key(integer(minimum=0), "Gaussians over near MM sites of each type", 6)
 
 
 @dataclass(frozen=True)

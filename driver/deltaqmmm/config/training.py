@@ -43,9 +43,11 @@ def symmetry_functions(config: Config) -> SymmetryFunctions:
         mm_cutoff=network.mm_cutoff_angstrom * ANGSTROM,
         qm_radial=network.qm_radial_functions,
         angular_radial=network.angular_radial_functions,
-        angular_zetas=network.angular_zetas,
+        angular_order=network.angular_order,
         mm_radial=network.mm_radial_functions,
         mm_waves=network.mm_wave_functions,
+        mm_near_cutoff=network.mm_near_cutoff_angstrom * ANGSTROM,
+        mm_near_radial=network.mm_near_radial_functions,
         mm_type_by=network.mm_type_by,
         mm_weight=network.mm_weight,
     )

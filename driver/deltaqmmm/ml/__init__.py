@@ -14,8 +14,10 @@ from deltaqmmm.ml.committee import (
 from deltaqmmm.ml.features import combine, n_features
 from deltaqmmm.ml.functions import RadialFunction, SymmetryFunctions, default_functions
 from deltaqmmm.ml.model_file import load_model, save_model
+from deltaqmmm.ml.monomials import rank_of
 from deltaqmmm.ml.network import CommitteeNetwork
-from deltaqmmm.ml.surroundings import Surroundings
+from deltaqmmm.ml.shells import Shell
+from deltaqmmm.ml.surroundings import Surroundings, pull_back
 
 __all__ = [
     "CommitteeModel",
@@ -25,6 +27,7 @@ __all__ = [
     "Descriptor",
     "ModelInfo",
     "RadialFunction",
+    "Shell",
     "SiteDerivatives",
     "SiteTypes",
     "StoredDerivatives",
@@ -34,6 +37,8 @@ __all__ = [
     "default_functions",
     "load_model",
     "n_features",
+    "pull_back",
+    "rank_of",
     "save_model",
     "type_names",
 ]

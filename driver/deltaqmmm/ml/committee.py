@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -12,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from deltaqmmm.errors import ModelError
-from deltaqmmm.ml.features import combine
+from deltaqmmm.ml.features import combine, pull_back_features
 from deltaqmmm.ml.functions import SymmetryFunctions
-from deltaqmmm.ml.network import CommitteeNetwork
+from deltaqmmm.ml.network import CommitteeNetwork, FoldedNetwork
 from deltaqmmm.ml.structure import Structure
 from deltaqmmm.ml.surroundings import Surroundings
 from deltaqmmm.results import FloatArray
@@ -125,26 +124,29 @@ class MomentDerivatives:
     """Derivatives by the moments, and the surroundings that take them back to sites.
 
     Attributes:
-        by_moment: Shape (C, B, n, F, 4, T).
+        by_moment: Of both shells, shape (C, B, n, F, R, T).
         parts: Slices of the frames with their surroundings and the derivatives of weights by charges, (b, K).
     """
 
-    by_moment: Tensor
+    by_moment: Sequence[Tensor]
     parts: Sequence[tuple[slice, Surroundings, Tensor]]
 
     def weighted(self, weights: Tensor) -> tuple[Tensor, Tensor]:
         """See `SiteDerivatives`."""
-        sums = torch.einsum("mcb,cbifxt->mbifxt", weights.to(self.by_moment), self.by_moment)
+        outer, inner = (
+            torch.einsum("mcb,cbifxt->mbifxt", weights.to(gradients), gradients) for gradients in self.by_moment
+        )
         by_site, by_charge = [], []
         for part, around, factors in self.parts:
-            site, weight = around.pull_back(sums[:, part])
+            site, weight = around.pull_back(outer[:, part], inner[:, part])
             by_site.append(site)
             by_charge.append(weight * factors)
         return torch.cat(by_site, dim=1), torch.cat(by_charge, dim=1)
 
     def near(self, distance: float) -> Tensor:
         """See `SiteDerivatives`."""
-        found = [around.nearer(distance).pull_back(self.by_moment[:, part])[0] for part, around, _ in self.parts]
+        outer, inner = self.by_moment
+        found = [around.pull_back_near(outer[:, part], inner[:, part], distance) for part, around, _ in self.parts]
         width = max(gradients.shape[2] for gradients in found)
         padded = [nn.functional.pad(gradients, (0, 0, 0, width - gradients.shape[2])) for gradients in found]
         return torch.cat(padded, dim=1)
@@ -312,14 +314,8 @@ class Descriptor:
         """The sums over MM sites, and the derivative of the weights by the charges, shape (B, K)."""
         factors = self._factors[mm_sites]
         one_hot = torch.nn.functional.one_hot(self._numbers[mm_sites], self._n_types).to(self.dtype)
-        found = Surroundings.between(
-            self.functions.mm_radial,
-            self.functions.mm_cutoff,
-            qm_positions,
-            mm_positions,
-            mm_charges * factors,
-            one_hot.transpose(1, 2),
-        )
+        weights = mm_charges * factors
+        found = Surroundings.between(self.functions, qm_positions, mm_positions, weights, one_hot.transpose(1, 2))
         return found, factors
 
 
@@ -343,7 +339,7 @@ class Correction:
         self.n_members = model.n_members
         elements = model.info.elements
         self._descriptor = Descriptor(model.functions, elements, qm_symbols, types, device, dtype)
-        self._network = copy.deepcopy(model.network).to(device=device, dtype=dtype).requires_grad_(False)
+        self._network = FoldedNetwork(model.network, self._descriptor.atoms, device, dtype)
         self._offset = sum(float(model.offsets[elements.index(symbol)]) for symbol in qm_symbols)
 
     def evaluate(
@@ -359,10 +355,11 @@ class Correction:
         """
         descriptor = self._descriptor
         device, dtype = descriptor.device, descriptor.dtype
-        qm, mm, charges = (
-            tensor.detach().to(device=device, dtype=dtype) for tensor in (qm_positions, mm_positions, mm_charges)
-        )
-        sites = mm_sites.to(device)
+        # Around the QM region first: in single precision the digits are for what is near.
+        qm, mm = qm_positions.detach().to(device), mm_positions.detach().to(device)
+        centre = qm.mean(dim=1, keepdim=True)
+        qm, mm = (qm - centre).to(dtype), (mm - centre).to(dtype)
+        charges, sites = mm_charges.detach().to(device=device, dtype=dtype), mm_sites.to(device)
         # Few frames at once on the CPU: what is computed for one frame then stays in the cache.
         per_frame = max(1, qm.shape[1] * mm.shape[1] * len(self.model.functions.mm_radial))
         step = max(1, PAIRS_AT_ONCE["cuda" if device.type == "cuda" else "cpu"] // per_frame)
@@ -370,29 +367,17 @@ class Correction:
         for start in range(0, len(qm), step):
             part = slice(start, start + step)
             parts.append((part, *descriptor.surroundings(qm[part], mm[part], charges[part], sites[part])))
-        moments = torch.cat([around.moments() for _, around, _ in parts])
-        energies, by_position, by_moment = self._networks(qm, moments)
-        by_centre = [
-            torch.einsum("cbifxt,bifxty->cbiy", by_moment[:, part], around.jacobian()) for part, around, _ in parts
-        ]
+        neighbours = descriptor.structure(qm)
+        shells = [torch.cat(shell) for shell in zip(*(around.moments() for _, around, _ in parts), strict=True)]
+        moments = [*neighbours.moments(), *shells]
+        energies, slopes = self._network.energies_and_slopes(combine(moments))
+        by_radial, by_angular, *by_moment = pull_back_features(moments, slopes)
+        qm_gradients = neighbours.pull_back(by_radial, by_angular)
+        for part, around, _ in parts:
+            for gradients, jacobian in zip(by_moment, around.jacobians(), strict=True):
+                qm_gradients[:, part] += torch.einsum("cbifxt,bifxty->cbiy", gradients[:, part], jacobian)
         return CommitteeResult(
             energies=energies.to(torch.float64) + self._offset,
-            qm_gradients=by_position + torch.cat(by_centre, dim=1),
+            qm_gradients=qm_gradients.to(torch.float64),
             sites=MomentDerivatives(by_moment, parts),
-        )
-
-    def _networks(self, qm: Tensor, moments: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Energies (C, B) and their derivatives by positions at fixed moments, and by moments."""
-        # Every member has positions and moments of its own: one pass gives the derivatives of all.
-        positions = qm.repeat(self.n_members, 1, 1).requires_grad_()
-        repeated = moments.repeat(self.n_members, 1, 1, 1, 1).requires_grad_()
-        with torch.enable_grad():
-            features = combine(*self._descriptor.structure(positions), repeated)
-            features = features.reshape(self.n_members, len(qm), *features.shape[1:])
-            energies = self._network(features, self._descriptor.atoms)
-            by_position, by_moment = torch.autograd.grad(energies.sum(), [positions, repeated])
-        return (
-            energies.detach(),
-            by_position.reshape(self.n_members, *qm.shape),
-            by_moment.reshape(self.n_members, *moments.shape),
         )

@@ -3,9 +3,10 @@
 The names are those of J. Behler, J. Chem. Phys. 134, 074106 (2011), doi 10.1063/1.3553717, with r_c the cutoff:
 
     G1 = f_c(r)        G2 = exp(-eta (r - r_s)^2) f_c(r)        G3 = cos(kappa r) f_c(r)
-    angular (G5) = 2^(1-zeta) (1 + lambda cos theta_jik)^zeta  g(r_ij) g(r_ik),   g a G2
 
-with f_c(r) = (1 - (r / r_c)^6)^3: flat inside, and its first and second derivatives vanish at r_c.
+with f_c(r) = (1 - (r / r_c)^6)^3: flat inside, and its first and second derivatives vanish at r_c. The angular
+functions are sum_jk g(r_ij) g(r_ik) cos^p theta_jik for p up to an order, g a radial function: those of Behler, with
+powers of 1 + lambda cos theta, are linear combinations of them and of radial ones.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from deltaqmmm.units import ANGSTROM
 KINDS = ("g1", "g2", "g3")
 MM_TYPES_BY = ("element", "name", "none")
 MM_WEIGHTS = ("charge", "count")
+MM_RANKS = (1, 2)
+ANGULAR_ORDERS = range(2, 7)
 
 
 @dataclass(frozen=True)
@@ -58,38 +61,51 @@ class SymmetryFunctions:
         qm_cutoff: r_c of the radial functions over QM neighbours.
         qm_radial: Radial functions over QM neighbours, for each neighbour element.
         angular_cutoff: r_c of the angular functions over pairs of QM neighbours, and of the directions.
-        angular_radial: Radial parts g of the angular functions, for each pair of neighbour elements.
-        angular_zetas: Exponents; each with lambda = +1 and -1.
-        directions: Radial functions that weight the unit vectors to QM neighbours, for each element. Their products
-            with the vector sums over MM sites are angular functions over QM-MM pairs, resolved by distance.
-        mm_cutoff: r_c of all functions over MM sites.
-        mm_radial: Radial functions over MM sites, for each MM type.
+        angular_radial: Radial parts g of the angular functions, for each pair of neighbour elements. The first also
+            weights the directions to QM neighbours, whose products with the sums over MM sites are angular functions
+            over QM-MM pairs.
+        angular_order: The highest power of the cosine.
+        mm_cutoff: r_c of the functions over all MM sites.
+        mm_radial: Radial functions over all MM sites, for each MM type.
+        mm_near_cutoff: r_c of more functions, over the MM sites near the QM region.
+        mm_near_radial: These, for each MM type.
         mm_type_by: What makes a type of MM sites: "element", "name" (residue:atom), or "none", one for all.
         mm_weight: What weights a site: its effective charge ("charge"), or the weight of its group alone ("count").
+        mm_rank: Of the sums over all MM sites: 1 has vectors, 2 also tensors, which cost more.
+        mm_near_rank: Of the sums over near MM sites.
     """
 
     qm_cutoff: float
     qm_radial: tuple[RadialFunction, ...]
     angular_cutoff: float
     angular_radial: tuple[RadialFunction, ...]
-    angular_zetas: tuple[int, ...]
-    directions: tuple[RadialFunction, ...]
+    angular_order: int
     mm_cutoff: float
     mm_radial: tuple[RadialFunction, ...]
+    mm_near_cutoff: float
+    mm_near_radial: tuple[RadialFunction, ...]
     mm_type_by: str = "element"
     mm_weight: str = "charge"
+    mm_rank: int = 1
+    mm_near_rank: int = 2
 
     def __post_init__(self) -> None:
         """Refuse what cannot be computed."""
-        for name in ("qm_cutoff", "angular_cutoff", "mm_cutoff"):
+        if self.mm_rank not in MM_RANKS or self.mm_near_rank not in MM_RANKS:
+            raise ConfigError(f"the ranks over MM sites are {self.mm_rank} and {self.mm_near_rank}; known are 1 and 2.")
+        for name in ("qm_cutoff", "angular_cutoff", "mm_cutoff", "mm_near_cutoff"):
             if not 0.0 < getattr(self, name) < math.inf:
                 raise ConfigError(f"the {name} of the network is {getattr(self, name)}; a positive length is needed.")
         if self.mm_type_by not in MM_TYPES_BY:
             raise ConfigError(f"mm_type_by = '{self.mm_type_by}' is unknown; known are {', '.join(MM_TYPES_BY)}.")
         if self.mm_weight not in MM_WEIGHTS:
             raise ConfigError(f"mm_weight = '{self.mm_weight}' is unknown; known are {', '.join(MM_WEIGHTS)}.")
-        if any(zeta < 1 or zeta != int(zeta) for zeta in self.angular_zetas):
-            raise ConfigError(f"the exponents zeta are {self.angular_zetas}; whole numbers from 1 on are needed.")
+        if not self.angular_radial:
+            raise ConfigError("the angular functions need at least one radial part.")
+        if self.angular_order not in ANGULAR_ORDERS:
+            raise ConfigError(
+                f"angular_order = {self.angular_order}: a number from 2 to {max(ANGULAR_ORDERS)} is needed."
+            )
 
     def to_json(self) -> dict[str, Any]:
         """As plain values."""
@@ -104,9 +120,8 @@ class SymmetryFunctions:
         """
         try:
             given = dict(values)
-            for name in ("qm_radial", "angular_radial", "directions", "mm_radial"):
+            for name in ("qm_radial", "angular_radial", "mm_radial", "mm_near_radial"):
                 given[name] = tuple(RadialFunction(**function) for function in given[name])
-            given["angular_zetas"] = tuple(int(zeta) for zeta in given["angular_zetas"])
             return cls(**given)
         except (KeyError, TypeError, ValueError, ConfigError) as error:
             raise ModelError(f"the symmetry functions of the model cannot be used: {error}") from error
@@ -118,19 +133,13 @@ def even_functions(cutoff: float, count: int, first: float = 0.8 * ANGSTROM) -> 
     return tuple(RadialFunction("g2", eta=0.5 / step**2, shift=first + index * step) for index in range(count))
 
 
-def surroundings_functions(cutoff: float, count: int, waves: int = 2) -> tuple[RadialFunction, ...]:
-    """Functions over MM sites: G1, `count` G2 around zero and `waves` G3; the cutoff in bohr.
+def widening_functions(narrowest: float, count: int) -> tuple[RadialFunction, ...]:
+    """G2 functions around zero, each sqrt(2) wider than the one before; the narrowest width in bohr.
 
-    The widths of the G2 form a geometric series: sums of such Gaussians are good fits of 1/r and of its derivatives.
+    Sums of such Gaussians are good fits of 1/r and of its derivatives, and each is the square of the next one: all take
+    one exponential.
     """
-    narrowest = 0.8 * ANGSTROM
-    ratio = (0.45 * cutoff / narrowest) ** (1.0 / max(count - 1, 1))
-    widths = [narrowest * ratio**index for index in range(count)]
-    return (
-        RadialFunction("g1"),
-        *(RadialFunction("g2", eta=0.5 / width**2) for width in widths),
-        *(RadialFunction("g3", kappa=math.pi * (index + 1) / cutoff) for index in range(waves)),
-    )
+    return tuple(RadialFunction("g2", eta=0.5 / narrowest**2 * 0.5**index) for index in range(count))
 
 
 def default_functions(
@@ -138,11 +147,13 @@ def default_functions(
     qm_cutoff: float = 6.0 * ANGSTROM,
     angular_cutoff: float = 4.5 * ANGSTROM,
     mm_cutoff: float = 14.0 * ANGSTROM,
+    mm_near_cutoff: float = 6.0 * ANGSTROM,
     qm_radial: int = 12,
     angular_radial: int = 2,
-    angular_zetas: Sequence[int] = (1, 4),
-    mm_radial: int = 8,
-    mm_waves: int = 2,
+    angular_order: int = 3,
+    mm_radial: int = 3,
+    mm_waves: int = 0,
+    mm_near_radial: int = 6,
     mm_type_by: str = "element",
     mm_weight: str = "charge",
 ) -> SymmetryFunctions:
@@ -151,12 +162,14 @@ def default_functions(
     Args:
         qm_cutoff: Of radial functions over QM neighbours.
         angular_cutoff: Of angular functions.
-        mm_cutoff: Of functions over MM sites.
+        mm_cutoff: Of functions over all MM sites.
+        mm_near_cutoff: Of functions over near MM sites, at most `mm_cutoff`.
         qm_radial: How many G2 over QM neighbours of each element.
         angular_radial: How many radial parts the angular functions have.
-        angular_zetas: Their exponents.
-        mm_radial: How many G2 over MM sites of each type.
-        mm_waves: How many G3 over MM sites of each type.
+        angular_order: The highest power of the cosine.
+        mm_radial: How many G2 over all MM sites of each type, beside one G1.
+        mm_waves: How many G3 over all MM sites of each type.
+        mm_near_radial: How many G2 over near MM sites of each type.
         mm_type_by: See `SymmetryFunctions`.
         mm_weight: See `SymmetryFunctions`.
     """
@@ -170,12 +183,18 @@ def default_functions(
         qm_radial=(RadialFunction("g1"), *even_functions(qm_cutoff, qm_radial)),
         angular_cutoff=angular_cutoff,
         angular_radial=angular,
-        angular_zetas=tuple(angular_zetas),
-        directions=(RadialFunction("g2", eta=0.5 / (1.2 * ANGSTROM) ** 2),),
+        angular_order=angular_order,
         mm_cutoff=mm_cutoff,
-        mm_radial=surroundings_functions(mm_cutoff, mm_radial, mm_waves),
+        mm_radial=(
+            RadialFunction("g1"),
+            *reversed(widening_functions(0.45 * mm_cutoff * 0.5 ** (0.5 * (mm_radial - 1)), mm_radial)),
+            *(RadialFunction("g3", kappa=math.pi * (index + 1) / mm_cutoff) for index in range(mm_waves)),
+        ),
         mm_type_by=mm_type_by,
         mm_weight=mm_weight,
+        mm_near_cutoff=min(mm_near_cutoff, mm_cutoff),
+        mm_near_radial=tuple(reversed(widening_functions(0.8 * ANGSTROM, mm_near_radial))),
+        mm_near_rank=2,
     )
 
 
@@ -193,35 +212,10 @@ def cutoff_function(squared: Tensor, cutoff: float) -> tuple[Tensor, Tensor]:
     return square * inside, (-9.0 / cutoff**2) * power * square
 
 
-def radial_values(functions: Sequence[RadialFunction], squared: Tensor, cutoff: float) -> Tensor:
-    """All radial functions at once, differentiably.
-
-    Args:
-        functions: F functions.
-        squared: r^2, bohr^2, positive, any shape.
-        cutoff: r_c, bohr.
-
-    Returns:
-        Values, with a last axis of F functions.
-    """
-    window, _ = cutoff_function(squared, cutoff)
-    # Beyond the cutoff all is zero whatever the distance; clamped, nothing there overflows.
-    distances = squared.clamp(max=cutoff**2).sqrt()
-    shapes = []
-    for function in functions:
-        if function.kind == "g1":
-            shapes.append(torch.ones_like(window))
-        elif function.kind == "g2":
-            shapes.append(torch.exp(-function.eta * (distances - function.shift) ** 2))
-        else:
-            shapes.append(torch.cos(function.kappa * distances))
-    return torch.stack(shapes, dim=-1) * window[..., None] if shapes else window[..., None][..., :0]
-
-
 def radial_values_and_slopes(
     functions: Sequence[RadialFunction], squared: Tensor, cutoff: float
 ) -> tuple[Tensor, Tensor]:
-    """All radial functions and their derivatives, for many pairs: written where they are wanted, without a graph.
+    """All radial functions and their derivatives.
 
     Args:
         functions: F functions.
@@ -237,13 +231,16 @@ def radial_values_and_slopes(
     within = squared.clamp(max=cutoff**2)
     # Gaussians around zero need no distance.
     distances = within.sqrt() if any(f.kind == "g3" or f.shift != 0.0 for f in functions) else within
+    gaussians: dict[float, Tensor] = {}
     for index, function in enumerate(functions):
         value, slope = values[..., index, :], slopes[..., index, :]
         if function.kind == "g1":
             value.copy_(window)
             slope.copy_(window_slope)
         elif function.kind == "g2" and function.shift == 0.0:
-            gaussian = (within * -function.eta).exp_()
+            wider = gaussians.get(0.5 * function.eta)
+            gaussian = (within * -function.eta).exp_() if wider is None else wider * wider
+            gaussians[function.eta] = gaussian
             torch.mul(gaussian, window, out=value)
             torch.mul(gaussian, window_slope.add(window, alpha=-function.eta), out=slope)
         elif function.kind == "g2":

@@ -1,8 +1,9 @@
 """The model file: safetensors, with a JSON header under the key "deltaqmmm". It carries no code.
 
-Version 1. Lengths in bohr, energies in hartree, charges in e. Tensors: ``offsets`` (E,), ``scale``, and for
-each element ``mean_X`` (F,), ``transform_X`` (F, D), ``weight_X_l`` (C, in, out) and ``bias_X_l`` (C, 1, out) of layer
-l. `network.CommitteeNetwork` says what they are. Each is float32 if that holds its numbers exactly, else float64.
+Version 2; version 1 was of before the first release and had other symmetry functions. Lengths in bohr, energies in
+hartree, charges in e. Tensors: ``offsets`` (E,), ``scale``, and for each element ``mean_X`` (F,), ``transform_X`` (F,
+D), ``weight_X_l`` (C, in, out) and ``bias_X_l`` (C, 1, out) of layer l. `network.CommitteeNetwork` says what they
+are. Each is float32 if that holds its numbers exactly, else float64.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from deltaqmmm.ml.functions import SymmetryFunctions
 from deltaqmmm.ml.network import CommitteeNetwork
 
 FORMAT = "deltaqmmm model"
-VERSION = 1
+VERSION = 2
 UNITS = "bohr, hartree, e"
 
 

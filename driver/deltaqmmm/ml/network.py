@@ -103,3 +103,59 @@ class CommitteeNetwork(nn.Module):
         }
         single.load_state_dict(state)
         return single
+
+
+class FoldedNetwork:
+    """The same networks for inference: the linear maps are part of the first layers, derivatives come without a graph.
+
+    Args:
+        network: The committee.
+        atoms: For each element, the numbers of its atoms.
+        device: Where it computes.
+        dtype: Floating type.
+    """
+
+    def __init__(
+        self, network: CommitteeNetwork, atoms: Sequence[Tensor], device: torch.device, dtype: torch.dtype
+    ) -> None:
+        self.n_members = network.n_members
+        self._scale = network.get_buffer("scale").detach().clone().to(device=device, dtype=dtype)
+        self._elements: list[tuple[Tensor, list[Tensor], list[Tensor]]] = []
+        for element, indices in zip(network.elements, atoms, strict=True):
+            if len(indices) == 0:
+                continue
+            layers = range(len(network.hidden) + 1)
+            weights = [network.get_parameter(f"weight_{element}_{layer}").detach().clone().double() for layer in layers]
+            biases = [network.get_parameter(f"bias_{element}_{layer}").detach().clone().double() for layer in layers]
+            weights[0] = network.get_buffer(f"transform_{element}").double() @ weights[0]
+            biases[0] = biases[0] - (network.get_buffer(f"mean_{element}").double() @ weights[0])[:, None]
+            place = [[tensor.to(device=device, dtype=dtype) for tensor in tensors] for tensors in (weights, biases)]
+            self._elements.append((indices.to(device), place[0], place[1]))
+
+    def energies_and_slopes(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Energies of the members, without the offsets of the elements, and their derivatives by the features.
+
+        Args:
+            features: Shape (B, n, F).
+
+        Returns:
+            Shape (C, B), hartree, and (C, B, n, F).
+        """
+        n_frames, n_atoms, n_features = features.shape
+        energies = features.new_zeros(self.n_members, n_frames)
+        slopes = features.new_empty(self.n_members, n_frames, n_atoms, n_features)
+        for indices, weights, biases in self._elements:
+            values = features.index_select(1, indices).reshape(-1, n_features).expand(self.n_members, -1, -1)
+            bends = []
+            for layer, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
+                values = torch.baddbmm(bias, values, weight)
+                if layer < len(weights) - 1:
+                    gates = torch.sigmoid(values)
+                    values = values * gates
+                    bends.append(gates + values * (1.0 - gates))
+            energies += values.reshape(self.n_members, n_frames, -1).sum(dim=-1)
+            by_value = weights[-1].transpose(1, 2)
+            for weight, bend in zip(reversed(weights[:-1]), reversed(bends), strict=True):
+                by_value = (by_value * bend) @ weight.transpose(1, 2)
+            slopes[:, :, indices] = by_value.reshape(self.n_members, n_frames, -1, n_features)
+        return energies * self._scale, slopes.mul_(self._scale)

@@ -1,17 +1,57 @@
-"""Symmetry functions among the QM atoms: radial and angular ones, and weighted directions to the neighbours."""
+"""The QM atoms around each QM atom."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from deltaqmmm.ml.functions import SymmetryFunctions, radial_values
+from deltaqmmm.ml.functions import SymmetryFunctions
+from deltaqmmm.ml.shells import Shell
+
+
+@dataclass(frozen=True, eq=False)
+class Neighbours:
+    """Radial functions and directions between the n QM atoms of B frames, kept for the derivatives.
+
+    Attributes:
+        radial: Sums of radial functions, by elements.
+        angular: Sums of radial functions times monomials of directions, by elements.
+    """
+
+    radial: Shell
+    angular: Shell
+
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """Of the radial and of the angular functions, shapes (B, n, F, 1, E) and (B, n, F', R, E)."""
+        return self.radial.moments(), self.angular.moments()
+
+    def pull_back(self, radial: Tensor, angular: Tensor) -> Tensor:
+        """From derivatives by the moments of C energies to those by the positions, shape (C, B, n, 3)."""
+        by_vector = self.radial.by_pair(radial)[0] + self.angular.by_pair(angular)[0]
+        # A vector begins at the first atom of a pair and ends at the second.
+        by_position = by_vector.sum(dim=1) - by_vector.sum(dim=-1).permute(0, 2, 3, 1)
+        return by_position.permute(1, 0, 3, 2)
+
+    def jacobian(self) -> Tensor:
+        """Derivatives of all moments of an atom, radial ones first, by all positions, shape (B, n, Q, n, 3)."""
+        found = []
+        for shell in (self.radial, self.angular):
+            n_frames, n_atoms, *shape = shell.moments().shape
+            count = shape[0] * shape[1] * shape[2]
+            # The moments of one atom do not depend on the vectors from another: one energy for all atoms at once.
+            each = torch.eye(count, dtype=shell.values.dtype, device=shell.values.device)
+            each = each.reshape(count, 1, 1, *shape).expand(count, n_frames, n_atoms, *shape)
+            by_vector = shell.by_pair(each)[0].permute(0, 1, 2, 4, 3)
+            own = torch.eye(n_atoms, dtype=by_vector.dtype, device=by_vector.device)[:, None, :, None]
+            found.append(by_vector - own * by_vector.sum(dim=3, keepdim=True))
+        return torch.cat(found, dim=2)
 
 
 class Structure:
-    """Symmetry functions of the n atoms of one QM region; their number does not depend on the molecule.
+    """The symmetry functions among the n atoms of one QM region; their number does not depend on the molecule.
 
     Args:
         functions: Which ones.
@@ -30,62 +70,32 @@ class Structure:
         dtype: torch.dtype,
     ) -> None:
         self._functions = functions
-        n_atoms, n_elements = len(symbols), len(elements)
         species = torch.tensor([elements.index(symbol) for symbol in symbols], device=device)
-        self._species = species
-        self._n_elements = n_elements
-        others = [[j for j in range(n_atoms) if j != i] for i in range(n_atoms)]
-        self._neighbours = torch.tensor(others, device=device, dtype=torch.int64).reshape(n_atoms, max(n_atoms - 1, 0))
-        self._one_hot = torch.nn.functional.one_hot(species[self._neighbours], n_elements).to(dtype)
-        first, second = torch.triu_indices(n_elements, n_elements, device=device)
-        self._n_pairs = len(first)
-        self._pairs = torch.zeros(n_elements, n_elements, dtype=torch.int64, device=device)
-        self._pairs[first, second] = torch.arange(self._n_pairs, device=device)
-        self._pairs[second, first] = self._pairs[first, second]
+        self._types = torch.nn.functional.one_hot(species, len(elements)).to(dtype).T[None]
+        self._weights = torch.ones(1, len(symbols), dtype=dtype, device=device)
+        # An atom is no neighbour of its own: it is put out of reach.
+        reach = 2.0 * max(functions.qm_cutoff, functions.angular_cutoff)
+        self._own = reach**2 * torch.eye(len(symbols), dtype=dtype, device=device)
 
-    def __call__(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Compute the functions, differentiably.
+    def __call__(self, positions: Tensor) -> Neighbours:
+        """Compute the functions of B frames.
 
         Args:
             positions: Shape (B, n, 3), bohr.
-
-        Returns:
-            Radial, then angular functions, shape (B, n, G); and the weighted directions, shape (B, n, D, 3).
         """
         functions = self._functions
-        n_frames, n_atoms = positions.shape[:2]
-        vectors = positions[:, self._neighbours] - positions[:, :, None]
-        squared = (vectors * vectors).sum(dim=-1)
-        radial = radial_values(functions.qm_radial, squared, functions.qm_cutoff)
-        radial = torch.einsum("bijf,ije->bief", radial, self._one_hot)
-        unit = vectors / squared.sqrt()[..., None]
-        weights = radial_values(functions.directions, squared, functions.angular_cutoff)
-        directions = torch.einsum("bijf,ije,bijx->biefx", weights, self._one_hot, unit)
-        angular = self._angular(unit, squared)
-        return (
-            torch.cat([radial.reshape(n_frames, n_atoms, -1), angular], dim=-1),
-            directions.reshape(n_frames, n_atoms, -1, 3),
+        vectors = positions.transpose(1, 2)[:, None] - positions[..., None]
+        squared = (vectors * vectors).sum(dim=2) + self._own
+        n_frames = len(positions)
+        weights, types = self._weights.expand(n_frames, -1), self._types.expand(n_frames, -1, -1)
+        given = (vectors, squared, weights, types)
+        return Neighbours(
+            Shell.between(functions.qm_radial, functions.qm_cutoff, 0, *given),
+            Shell.between(
+                functions.angular_radial,
+                functions.angular_cutoff,
+                functions.angular_order,
+                *given,
+                directions=True,
+            ),
         )
-
-    def _angular(self, unit: Tensor, squared: Tensor) -> Tensor:
-        """Angular functions over pairs of neighbours within the cutoff, shape (B, n, G_angular)."""
-        functions = self._functions
-        n_frames, n_atoms, n_neighbours = squared.shape
-        count = len(functions.angular_radial) * 2 * len(functions.angular_zetas)
-        near = (squared.detach() < functions.angular_cutoff**2).any(dim=0)
-        pairs = torch.triu(torch.ones(n_neighbours, n_neighbours, dtype=torch.bool, device=unit.device), diagonal=1)
-        centres, first, second = (near[:, :, None] & near[:, None, :] & pairs).nonzero(as_tuple=True)
-        if len(centres) == 0 or count == 0:
-            return unit.new_zeros(n_frames, n_atoms, self._n_pairs * count)
-        radial = radial_values(functions.angular_radial, squared, functions.angular_cutoff)
-        products = radial[:, centres, first] * radial[:, centres, second]
-        cosines = (unit[:, centres, first] * unit[:, centres, second]).sum(dim=-1)
-        bases = torch.stack([1.0 + cosines, 1.0 - cosines], dim=-1).clamp(min=0.0)
-        powers = torch.cat([2.0 ** (1 - zeta) * bases**zeta for zeta in functions.angular_zetas], dim=-1)
-        values = (products[..., None] * powers[..., None, :]).reshape(n_frames, len(centres), count)
-        species = self._species[self._neighbours]
-        kinds = self._pairs[species[centres, first], species[centres, second]]
-        # Triples first: rows of many numbers are added faster.
-        sums = unit.new_zeros(n_atoms * self._n_pairs, n_frames, count)
-        sums = sums.index_add(0, centres * self._n_pairs + kinds, values.transpose(0, 1))
-        return sums.transpose(0, 1).reshape(n_frames, n_atoms, -1)

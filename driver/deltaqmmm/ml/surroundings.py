@@ -1,130 +1,105 @@
-"""Sums over the MM sites around each QM atom, and their derivatives.
+"""The MM sites around the QM atoms, in two shells.
 
-For QM atom i, radial function f and MM type t, with w_k the weight of site k and d = r_k - R_i,
-
-    S_i,f,t = sum_k w_k g_f(|d|)        V_i,f,t = sum_k w_k g_f(|d|) d
-
-S are the radial symmetry functions G1, G2, G3 over MM sites. V are vectors; their products with each other and with
-the directions of QM neighbours are angular functions over MM-MM and QM-MM pairs. Both are zero without MM sites.
+The outer shell reaches over all sites with few functions; the inner one has more of them, and of a higher rank, for the
+few sites near the QM region.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from deltaqmmm.ml.functions import RadialFunction, radial_values_and_slopes
+from deltaqmmm.ml.functions import SymmetryFunctions
+from deltaqmmm.ml.shells import Shell
 
 
 @dataclass(frozen=True, eq=False)
 class Surroundings:
-    """Radial functions between n QM atoms and K MM sites in B frames, kept for the derivatives.
+    """Both shells of B frames.
 
     Attributes:
-        values: g_f, shape (B, n, F, K).
-        slopes: dg_f/d(r^2), shape (B, n, F, K), 1/bohr^2.
-        vectors: 1 and the components of d, shape (B, n, 4, K), bohr.
-        weights: w_k, shape (B, K).
-        types: 1 where site k is of type t, shape (B, T, K).
+        outer: Over all K sites.
+        inner: Over the K' sites near the QM region, the nearest first, padded with sites of weight 0.
+        places: Numbers of the sites of the inner shell, shape (B, K').
+        distances: From these sites to the nearest QM atom, shape (B, K'), bohr.
     """
 
-    values: Tensor
-    slopes: Tensor
-    vectors: Tensor
-    weights: Tensor
-    types: Tensor
+    outer: Shell
+    inner: Shell
+    places: Tensor
+    distances: Tensor
 
     @classmethod
     def between(
-        cls,
-        functions: Sequence[RadialFunction],
-        cutoff: float,
-        qm_positions: Tensor,
-        mm_positions: Tensor,
-        weights: Tensor,
-        types: Tensor,
+        cls, functions: SymmetryFunctions, qm_positions: Tensor, mm_positions: Tensor, weights: Tensor, types: Tensor
     ) -> Surroundings:
         """Compute the radial functions.
 
         Args:
-            functions: F radial functions.
-            cutoff: Their cutoff, bohr.
+            functions: Which ones.
             qm_positions: Shape (B, n, 3), bohr.
             mm_positions: Shape (B, K, 3), bohr.
             weights: Shape (B, K).
             types: One-hot, shape (B, T, K).
         """
         vectors = mm_positions.transpose(1, 2)[:, None] - qm_positions[..., None]
-        values, slopes = radial_values_and_slopes(functions, (vectors * vectors).sum(dim=2), cutoff)
-        return cls(values, slopes, torch.cat([torch.ones_like(vectors[:, :, :1]), vectors], dim=2), weights, types)
-
-    def moments(self) -> Tensor:
-        """S and V, shape (B, n, F, 4, T): S first, then the components of V (bohr)."""
-        n_frames, n_qm, n_functions, n_sites = self.values.shape
-        n_types = self.types.shape[1]
-        typed = self.types * self.weights[:, None]
-        factors = torch.einsum("bixk,btk->bixtk", self.vectors, typed).reshape(n_frames, n_qm, 4 * n_types, n_sites)
-        sums = self.values @ factors.transpose(-1, -2)
-        return sums.reshape(n_frames, n_qm, n_functions, 4, n_types)
-
-    def jacobian(self) -> Tensor:
-        """Derivatives of the moments of atom i with respect to R_i, shape (B, n, F, 4, T, 3)."""
-        n_frames, n_qm, n_functions, n_sites = self.values.shape
-        n_types = self.types.shape[1]
-        typed = self.types * self.weights[:, None]
-        products = torch.einsum("bixk,biyk,btk->bixtyk", self.vectors, self.vectors[:, :, 1:], typed)
-        products = products.reshape(n_frames, n_qm, 12 * n_types, n_sites)
-        steep = (self.slopes @ products.transpose(-1, -2)).reshape(n_frames, n_qm, n_functions, 4, n_types, 3)
-        plain = (self.values @ typed[:, None].transpose(-1, -2)).reshape(n_frames, n_qm, n_functions, 1, n_types, 1)
-        unit = torch.eye(3, dtype=plain.dtype, device=plain.device)[:, None]
-        steep *= 2.0
-        steep[:, :, :, 1:] += plain * unit
-        return steep.neg_()
-
-    def pull_back(self, gradients: Tensor) -> tuple[Tensor, Tensor]:
-        """From derivatives with respect to the moments to those with respect to sites and their weights.
-
-        Linear in its argument, and differentiable in it.
-
-        Args:
-            gradients: dE/d(moments) of C energies, shape (C, B, n, F, 4, T).
-
-        Returns:
-            dE/dr_k, shape (C, B, K, 3), and dE/dw_k, shape (C, B, K).
-        """
-        n_members, n_frames, n_qm, n_functions, _, n_types = gradients.shape
-        # One product of matrices for each pair of frame and QM atom, over all members, components and types.
-        rows = gradients.permute(1, 2, 0, 4, 5, 3).reshape(n_frames, n_qm, -1, n_functions)
-        shape = (n_frames, n_qm, n_members, 4, n_types, -1)
-        steep = self._of_type((rows @ self.slopes).reshape(shape))
-        plain = self._of_type((rows @ self.values).reshape(shape))
-        vectors = self.vectors[:, :, None]
-        along = (steep * vectors).sum(dim=3)
-        by_weight = (plain * vectors).sum(dim=(1, 3))
-        by_vector = 2.0 * (along[:, :, :, None] * vectors[:, :, :, 1:]).sum(dim=1) + plain[:, :, :, 1:].sum(dim=1)
-        by_vector = by_vector * self.weights[:, None, None]
-        return by_vector.permute(1, 0, 3, 2), by_weight.permute(1, 0, 2)
-
-    def nearer(self, distance: float) -> Surroundings:
-        """Only the sites nearer than a distance (bohr) to any QM atom, padded with sites of weight 0."""
-        squared = self.vectors[:, :, 1:].square().sum(dim=2).amin(dim=1)
-        near = (squared < distance**2) & (self.weights != 0.0)
-        width = max(1, int(near.sum(dim=1).max())) if near.shape[1] > 0 else 0
-        places = near.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :width]
-        n_qm, n_functions = self.values.shape[1:3]
-        return Surroundings(
-            self.values.gather(3, places[:, None, None].expand(-1, n_qm, n_functions, -1)),
-            self.slopes.gather(3, places[:, None, None].expand(-1, n_qm, n_functions, -1)),
-            self.vectors.gather(3, places[:, None, None].expand(-1, n_qm, 4, -1)),
-            self.weights.gather(1, places) * near.gather(1, places),
-            self.types.gather(2, places[:, None].expand(-1, self.types.shape[1], -1)),
+        squared = (vectors * vectors).sum(dim=2)
+        nearest = squared.amin(dim=1)
+        width = int((nearest < functions.mm_near_cutoff**2).sum(dim=1).amax()) if nearest.numel() > 0 else 0
+        nearest, places = nearest.topk(width, dim=1, largest=False, sorted=True)
+        n_qm = qm_positions.shape[1]
+        inner = Shell.between(
+            functions.mm_near_radial,
+            functions.mm_near_cutoff,
+            functions.mm_near_rank,
+            vectors.gather(3, places[:, None, None].expand(-1, n_qm, 3, -1)),
+            squared.gather(2, places[:, None].expand(-1, n_qm, -1)),
+            weights.gather(1, places) * (nearest < functions.mm_near_cutoff**2),
+            types.gather(2, places[:, None].expand(-1, types.shape[1], -1)),
         )
+        outer = Shell.between(
+            functions.mm_radial, functions.mm_cutoff, functions.mm_rank, vectors, squared, weights, types
+        )
+        return cls(outer, inner, places, nearest.sqrt())
 
-    def _of_type(self, values: Tensor) -> Tensor:
-        """Of (B, n, C, 4, T, K), for each site the entry of its type: (B, n, C, 4, K)."""
-        if self.types.shape[1] == 1:
-            return values[:, :, :, :, 0]
-        return (values * self.types[:, None, None, None]).sum(dim=4)
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """Of the outer and of the inner shell; see `Shell.moments`."""
+        return self.outer.moments(), self.inner.moments()
+
+    def jacobians(self) -> tuple[Tensor, Tensor]:
+        """Of the outer and of the inner shell; see `Shell.jacobian`."""
+        return self.outer.jacobian(), self.inner.jacobian()
+
+    def pull_back(self, outer: Tensor, inner: Tensor) -> tuple[Tensor, Tensor]:
+        """From derivatives by the moments of both shells to those by the K sites and weights; see `Shell.pull_back`."""
+        return pull_back(self.outer, self.inner, self.places, outer, inner)
+
+    def pull_back_near(self, outer: Tensor, inner: Tensor, distance: float) -> Tensor:
+        """The same for the sites of the inner shell within a distance (bohr), by their positions: (C, B, K'', 3)."""
+        near = self.distances < distance
+        width = int(near.sum(dim=1).amax()) if near.numel() > 0 else 0
+        weights = (self.inner.weights * near)[:, :width]
+        outer_near = self.outer.at(self.places[:, :width], weights)
+        return outer_near.pull_back(outer)[0] + self.inner.first(width, weights).pull_back(inner)[0]
+
+
+def pull_back(outer: Shell, inner: Shell, places: Tensor, by_outer: Tensor, by_inner: Tensor) -> tuple[Tensor, Tensor]:
+    """From derivatives by the moments of two shells to those by the neighbours of the outer one.
+
+    Args:
+        outer: Over K sites.
+        inner: Over K' of them.
+        places: Which, shape (B, K').
+        by_outer: dE/d(moments) of the outer shell, shape (C, B, n, F, R, T).
+        by_inner: Of the inner shell, likewise.
+
+    Returns:
+        dE/dr_k, shape (C, B, K, 3), and dE/dw_k, shape (C, B, K).
+    """
+    by_site, by_weight = outer.pull_back(by_outer)
+    near_site, near_weight = inner.pull_back(by_inner)
+    places = places.expand(len(near_weight), -1, -1)
+    by_weight = by_weight.scatter_add(2, places, near_weight)
+    return by_site.scatter_add(2, places[..., None].expand(-1, -1, -1, 3), near_site), by_weight

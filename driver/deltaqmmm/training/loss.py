@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from deltaqmmm.ml import CommitteeNetwork, combine
-from deltaqmmm.training.preparation import PreparedFrames, sampled_surroundings
+from deltaqmmm.training.preparation import PreparedFrames
 from deltaqmmm.units import ANGSTROM, KJ_PER_MOL
 
 GRADIENT_UNIT = KJ_PER_MOL / ANGSTROM
@@ -55,25 +55,22 @@ def squared_errors(
         differentiable: Whether the errors are to be differentiated with respect to the network's weights.
     """
     n_members, n_frames = network.n_members, len(frames)
-    inputs = [
-        tensor.expand(n_members, *tensor.shape).detach().requires_grad_()
-        for tensor in (frames.structure, frames.directions, frames.moments)
-    ]
+    inputs = [tensor.expand(n_members, *tensor.shape).detach().requires_grad_() for tensor in frames.moments()]
     with torch.enable_grad():
-        predicted = network(combine(*inputs), atoms)
+        predicted = network(combine(inputs), atoms)
         slopes = torch.autograd.grad(predicted.sum(), inputs, create_graph=differentiable)
-    flat = torch.cat([slope.reshape(*slope.shape[:3], -1) for slope in slopes], dim=-1)
+    flat = torch.cat([slope.flatten(3) for slope in slopes], dim=-1)
     # (B, C, n P) times (B, n P, 3 n): one product of matrices for each frame.
     flat = flat.reshape(n_members, n_frames, -1).transpose(0, 1)
     qm_gradients = (flat @ frames.jacobian.reshape(n_frames, flat.shape[-1], -1)).transpose(0, 1)
-    mm_gradients, by_weight = sampled_surroundings(frames).pull_back(slopes[2])
+    mm_gradients, by_weight = frames.pull_back(slopes[2], slopes[3])
     qm_errors = (qm_gradients - frames.qm_gradients.reshape(n_frames, -1)) / GRADIENT_UNIT
     mm_errors = (mm_gradients - frames.mm_gradients) / GRADIENT_UNIT
     potential_errors = (by_weight * frames.charge_factors - frames.mm_potentials) / KJ_PER_MOL
-    importance = frames.importance / frames.importance.sum(dim=1, keepdim=True).clamp(min=1.0)
+    share = frames.counted / frames.counted.sum(dim=1, keepdim=True).clamp(min=1.0)
     return SquaredErrors(
         energy=((predicted - energies) / KJ_PER_MOL) ** 2,
         qm_gradient=(qm_errors**2).mean(dim=-1),
-        mm_gradient=((mm_errors**2).mean(dim=-1) * importance).sum(dim=-1),
-        mm_potential=(potential_errors**2 * importance).sum(dim=-1),
+        mm_gradient=((mm_errors**2).mean(dim=-1) * share).sum(dim=-1),
+        mm_potential=(potential_errors**2 * share).sum(dim=-1),
     )

@@ -14,14 +14,13 @@ import numpy as np
 import torch
 from scipy.spatial import cKDTree
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from deltaqmmm.dataset import Dataset, EnergyLabel, LabelledFrame
 from deltaqmmm.errors import DatasetError
-from deltaqmmm.ml import Descriptor, Surroundings
+from deltaqmmm.ml import Descriptor, Shell, pull_back, rank_of
 from deltaqmmm.units import ANGSTROM
 
-FRAMES_AT_ONCE = 8
+FRAMES_AT_ONCE = 2
 ALL_WITHIN = 6.0 * ANGSTROM
 SINGLE = torch.float32
 
@@ -31,17 +30,26 @@ class PreparedFrames:
     """F frames, float32 but for the energies. n QM atoms; K sites whose gradients count, padded with weight 0.
 
     Attributes:
-        structure: Functions among QM atoms, shape (F, n, G).
-        directions: Shape (F, n, D, 3).
-        moments: Shape (F, n, R, 4, T).
-        jacobian: Derivatives of structure, directions and moments of each atom, one after the other, by all QM
-            positions, shape (F, n, P, 3 n).
-        values: Radial functions to these sites, shape (F, n, R, K).
-        slopes: Their derivatives by r^2, shape (F, n, R, K).
-        vectors: Shape (F, n, 4, K).
+        radial_moments: Sums over QM atoms, shape (F, n, R, 1, E).
+        angular_moments: Sums over QM atoms with directions, shape (F, n, R', P, E).
+        outer_moments: Of the outer shell of MM sites, with other R and P, shape (F, n, R, P, T).
+        inner_moments: Of the inner shell, likewise.
+        jacobian: Derivatives of these moments of each atom, one after the other, by all QM positions, shape
+            (F, n, Q, 3 n).
+        outer_values: Radial functions to these sites, shape (F, n, R, K).
+        outer_slopes: Their derivatives by r^2, shape (F, n, R, K).
+        outer_vectors: Shape (F, n, 3, K).
+        outer_rows: Monomials, shape (F, n, P, K).
+        inner_values: The same for the K' sites of the inner shell.
+        inner_slopes: Their derivatives.
+        inner_vectors: Vectors.
+        inner_rows: Monomials.
+        places: Where the sites of the inner shell stand among the K sites, shape (F, K').
         weights: Shape (F, K).
+        inner_weights: Shape (F, K').
         types: Shape (F, T, K).
-        importance: How many sites each one stands for, shape (F, K); 0 for padding.
+        inner_types: Shape (F, T, K').
+        counted: 1 for sites and 0 for padding, shape (F, K).
         energies: Target, shape (F,), hartree, float64.
         qm_gradients: Target, shape (F, n, 3), hartree/bohr.
         mm_gradients: Target at these sites, shape (F, K, 3), hartree/bohr.
@@ -49,16 +57,25 @@ class PreparedFrames:
         charge_factors: Derivatives of their weights by their charges, shape (F, K), 1/e.
     """
 
-    structure: Tensor
-    directions: Tensor
-    moments: Tensor
+    radial_moments: Tensor
+    angular_moments: Tensor
+    outer_moments: Tensor
+    inner_moments: Tensor
     jacobian: Tensor
-    values: Tensor
-    slopes: Tensor
-    vectors: Tensor
+    outer_values: Tensor
+    outer_slopes: Tensor
+    outer_vectors: Tensor
+    outer_rows: Tensor
+    inner_values: Tensor
+    inner_slopes: Tensor
+    inner_vectors: Tensor
+    inner_rows: Tensor
+    places: Tensor
     weights: Tensor
+    inner_weights: Tensor
     types: Tensor
-    importance: Tensor
+    inner_types: Tensor
+    counted: Tensor
     energies: Tensor
     qm_gradients: Tensor
     mm_gradients: Tensor
@@ -72,6 +89,32 @@ class PreparedFrames:
     def take(self, indices: Tensor) -> PreparedFrames:
         """Some of the frames."""
         return PreparedFrames(*(getattr(self, field.name)[indices] for field in fields(self)))
+
+    def moments(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """What `ml.combine` takes."""
+        return self.radial_moments, self.angular_moments, self.outer_moments, self.inner_moments
+
+    def pull_back(self, outer: Tensor, inner: Tensor) -> tuple[Tensor, Tensor]:
+        """Derivatives by these sites and by their weights, from those by the moments; see `ml.pull_back`."""
+        outer_shell = Shell(
+            rank=rank_of(self.outer_rows.shape[2]),
+            values=self.outer_values,
+            slopes=self.outer_slopes,
+            vectors=self.outer_vectors,
+            rows=self.outer_rows,
+            weights=self.weights,
+            types=self.types,
+        )
+        inner_shell = Shell(
+            rank=rank_of(self.inner_rows.shape[2]),
+            values=self.inner_values,
+            slopes=self.inner_slopes,
+            vectors=self.inner_vectors,
+            rows=self.inner_rows,
+            weights=self.inner_weights,
+            types=self.inner_types,
+        )
+        return pull_back(outer_shell, inner_shell, self.places, outer, inner)
 
 
 def prepare(
@@ -96,15 +139,25 @@ def prepare(
     frames = dataset.frames
     if not frames:
         raise DatasetError("the dataset holds no frames.")
-    samples = [_sampled_sites(frame, mm_gradient_cutoff) for frame in frames]
-    width = max(1, max(len(places) for places, _ in samples))
+    near = max(ALL_WITHIN, descriptor.functions.mm_near_cutoff)
+    samples = [_sampled_sites(frame, mm_gradient_cutoff, near) for frame in frames]
+    width = max(1, max(map(len, samples)))
     parts = []
     for start in range(0, len(frames), FRAMES_AT_ONCE):
         stop = start + FRAMES_AT_ONCE
         parts.append(_prepare_some(frames[start:stop], samples[start:stop], width, descriptor, target))
         on_frames(len(parts[-1]))
-    return PreparedFrames(
-        *(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(PreparedFrames))
+    return PreparedFrames(*(_joined([getattr(part, field.name) for part in parts]) for field in fields(PreparedFrames)))
+
+
+def _joined(tensors: Sequence[Tensor]) -> Tensor:
+    """One after the other; the last axis, where it is over sites, is padded to the longest."""
+    width = max(tensor.shape[-1] for tensor in tensors)
+    return torch.cat(
+        [
+            torch.nn.functional.pad(tensor, (0, width - tensor.shape[-1])) if tensor.dim() > 1 else tensor
+            for tensor in tensors
+        ]
     )
 
 
@@ -135,25 +188,24 @@ def pad_frames(frames: Sequence[LabelledFrame]) -> tuple[Tensor, Tensor, Tensor,
     return qm, positions, charges, sites
 
 
-def _sampled_sites(frame: LabelledFrame, cutoff: float) -> tuple[Tensor, Tensor]:
-    """Numbers of the sites whose gradients count, and how many sites each one stands for.
+def _sampled_sites(frame: LabelledFrame, cutoff: float, near: float) -> Tensor:
+    """Numbers of the sites whose gradients count.
 
-    Within `ALL_WITHIN` all are taken, farther out one with the probability (`ALL_WITHIN` / r)^3: there are many, and
-    they say much the same.
+    Within `near` all are taken, farther out one with the probability (`near` / r)^3: there are many, they say much the
+    same, and the energy depends least on them.
     """
     if len(frame.mm_positions) == 0:
-        return torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.float64)
+        return torch.zeros(0, dtype=torch.int64)
     distances, _ = cKDTree(frame.qm_positions).query(frame.mm_positions)
-    probabilities = np.minimum(1.0, (ALL_WITHIN / np.maximum(distances, ALL_WITHIN)) ** 3)
+    probabilities = np.minimum(1.0, (near / np.maximum(distances, near)) ** 3)
     # The identity of the frame is the seed: the same sites are taken whatever the dataset around it.
     drawn = np.random.default_rng(int(frame.identity[:15], 16)).random(len(distances))
-    taken = np.flatnonzero((distances < cutoff) & (drawn < probabilities))
-    return torch.as_tensor(taken), torch.as_tensor(1.0 / probabilities[taken])
+    return torch.as_tensor(np.flatnonzero((distances < cutoff) & (drawn < probabilities)))
 
 
 def _prepare_some(
     frames: Sequence[LabelledFrame],
-    samples: Sequence[tuple[Tensor, Tensor]],
+    samples: Sequence[Tensor],
     width: int,
     descriptor: Descriptor,
     target: str,
@@ -162,34 +214,44 @@ def _prepare_some(
     around, factors = descriptor.surroundings(qm, mm, charges, sites)
     labels = [label_of(frame, target) for frame in frames]
     places = torch.zeros(len(frames), width, dtype=torch.int64)
-    importance = torch.zeros(len(frames), width, dtype=torch.float64)
+    counted = torch.zeros(len(frames), width, dtype=torch.float64)
     gradients = torch.zeros(len(frames), width, 3, dtype=torch.float64)
     potentials = torch.zeros(len(frames), width, dtype=torch.float64)
-    for row, ((indices, counts), label) in enumerate(zip(samples, labels, strict=True)):
+    for row, (indices, label) in enumerate(zip(samples, labels, strict=True)):
         places[row, : len(indices)] = indices
-        importance[row, : len(indices)] = counts
+        counted[row, : len(indices)] = 1.0
         gradients[row, : len(indices)] = torch.as_tensor(label.mm_gradients, dtype=torch.float64)[indices]
         potentials[row, : len(indices)] = torch.as_tensor(label.mm_potentials, dtype=torch.float64)[indices]
-    structure, directions, jacobian = _structure_jacobian(descriptor, qm)
+    neighbours = descriptor.structure(qm)
+    own = neighbours.jacobian().flatten(-2)
     moments = around.moments()
-    own = around.jacobian().reshape(len(frames), qm.shape[1], -1, 3)
-    by_all = own.new_zeros(len(frames), qm.shape[1], own.shape[2], qm.shape[1], 3)
-    atoms = torch.arange(qm.shape[1])
-    by_all[:, atoms, :, atoms] = own.transpose(0, 1)
-    by_all = by_all.reshape(*by_all.shape[:3], -1)
-    chosen = places[:, None, None]
-    n_qm, n_radial = around.values.shape[1:3]
+    outer = around.outer.at(places, around.outer.weights.gather(1, places) * counted)
+    # Where the sites of the inner shell stand among those that count; those that do not count are left out.
+    standing = torch.full(charges.shape, -1, dtype=torch.int64)
+    for row, indices in enumerate(samples):
+        standing[row, indices] = torch.arange(len(indices))
+    inner_places = standing.gather(1, around.places)
+    inner_weights = around.inner.weights * (inner_places >= 0)
     return PreparedFrames(
-        structure=structure.to(SINGLE),
-        directions=directions.to(SINGLE),
-        moments=moments.to(SINGLE),
-        jacobian=torch.cat([jacobian, by_all], dim=2).to(SINGLE),
-        values=around.values.gather(3, chosen.expand(-1, n_qm, n_radial, -1)).to(SINGLE),
-        slopes=around.slopes.gather(3, chosen.expand(-1, n_qm, n_radial, -1)).to(SINGLE),
-        vectors=around.vectors.gather(3, chosen.expand(-1, n_qm, 4, -1)).to(SINGLE),
-        weights=(around.weights.gather(1, places) * (importance > 0.0)).to(SINGLE),
-        types=around.types.gather(2, places[:, None].expand(-1, around.types.shape[1], -1)).to(SINGLE),
-        importance=importance.to(SINGLE),
+        radial_moments=neighbours.radial.moments().to(SINGLE),
+        angular_moments=neighbours.angular.moments().to(SINGLE),
+        outer_moments=moments[0].to(SINGLE),
+        inner_moments=moments[1].to(SINGLE),
+        jacobian=torch.cat([own, *map(_by_all, (around.outer, around.inner))], dim=2).to(SINGLE),
+        outer_values=outer.values.to(SINGLE),
+        outer_slopes=outer.slopes.to(SINGLE),
+        outer_vectors=outer.vectors.to(SINGLE),
+        outer_rows=outer.rows.to(SINGLE),
+        inner_values=(around.inner.values * (inner_places >= 0)[:, None, None]).to(SINGLE),
+        inner_slopes=(around.inner.slopes * (inner_places >= 0)[:, None, None]).to(SINGLE),
+        inner_vectors=around.inner.vectors.to(SINGLE),
+        inner_rows=around.inner.rows[:, :, : moments[1].shape[3]].to(SINGLE),
+        places=inner_places.clamp(min=0),
+        weights=outer.weights.to(SINGLE),
+        inner_weights=inner_weights.to(SINGLE),
+        types=outer.types.to(SINGLE),
+        inner_types=around.inner.types.to(SINGLE),
+        counted=counted.to(SINGLE),
         energies=torch.tensor([label.energy for label in labels], dtype=torch.float64),
         qm_gradients=torch.tensor([label.qm_gradients.tolist() for label in labels], dtype=SINGLE),
         mm_gradients=gradients.to(SINGLE),
@@ -198,24 +260,12 @@ def _prepare_some(
     )
 
 
-def _structure_jacobian(descriptor: Descriptor, qm: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Functions among QM atoms, directions, and the derivatives of both by QM positions, shape (F, n, G + 3 D, 3 n)."""
-    n_frames, n_atoms = qm.shape[:2]
-    structure, directions = descriptor.structure(qm)
-    columns = []
-    # Forward mode: one pass for each coordinate, of which there are far fewer than functions.
-    for coordinate in range(3 * n_atoms):
-        tangent = torch.zeros(3 * n_atoms, dtype=qm.dtype)
-        tangent[coordinate] = 1.0
-        with forward_ad.dual_level():
-            along = tangent.reshape(1, n_atoms, 3).expand_as(qm).contiguous()
-            dual = forward_ad.make_dual(qm, along)  # type: ignore[no-untyped-call]
-            unpacked = map(forward_ad.unpack_dual, descriptor.structure(dual))
-            outputs = [output.tangent for output in unpacked]
-        columns.append(torch.cat([output.reshape(n_frames, n_atoms, -1) for output in outputs], dim=2))
-    return structure, directions, torch.stack(columns, dim=-1)
-
-
-def sampled_surroundings(frames: PreparedFrames) -> Surroundings:
-    """The MM sites that count, for `Surroundings.pull_back`."""
-    return Surroundings(frames.values, frames.slopes, frames.vectors, frames.weights, frames.types)
+def _by_all(shell: Shell) -> Tensor:
+    """Derivatives of the moments by the positions of all QM atoms, shape (F, n, R P T, 3 n)."""
+    jacobian = shell.jacobian()
+    n_frames, n_atoms = jacobian.shape[:2]
+    own = jacobian.flatten(2, 4)
+    by_all = own.new_zeros(n_frames, n_atoms, own.shape[2], n_atoms, 3)
+    atoms = torch.arange(n_atoms)
+    by_all[:, atoms, :, atoms] = own.transpose(0, 1)
+    return by_all.flatten(3)

@@ -30,7 +30,8 @@ class TrainingSettings:
         qm_gradient_weight: Of squared errors in kJ/mol/angstrom.
         mm_gradient_weight: Of squared errors in kJ/mol/angstrom.
         mm_potential_weight: Of squared errors in kJ/mol/e.
-        mm_gradient_cutoff: MM sites this close to a QM atom enter the loss, bohr; far ones by a sample.
+        mm_gradient_cutoff: MM sites this close to a QM atom enter the loss, bohr. Of those farther than 6 angstrom a
+            sample does, so that they weigh less the farther they are, by r^-3.
         patience: Epochs without improvement of any member after which training ends.
         hidden: Widths of the hidden layers.
         smallest_variance: Linear combinations of features whose variance is below this part of the mean are left out.

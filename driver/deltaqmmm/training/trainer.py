@@ -241,12 +241,7 @@ class Trainer:
     def _new_network(self) -> CommitteeNetwork:
         settings = self.settings
         frames = self._frames
-        features = torch.cat(
-            [
-                combine(part.structure.double(), part.directions.double(), part.moments.double())
-                for part in self._batches(torch.arange(len(frames)), VALIDATION_BATCH)
-            ]
-        )
+        features = torch.cat([_features(part) for part in self._batches(torch.arange(len(frames)), VALIDATION_BATCH)])
         maps = [_decorrelate(features[:, atoms].flatten(0, 1), settings) for atoms in self._atoms]
         count = n_features(self.functions, len(self.elements), len(self.mm_types))
         inputs = [transform.shape[1] for _, transform in maps]
@@ -376,6 +371,10 @@ def _held_out_frames(count: int, settings: TrainingSettings) -> Tensor:
     for member in range(settings.members):
         held[member, torch.as_tensor(order[(member * size + np.arange(size)) % count])] = True
     return held
+
+
+def _features(frames: PreparedFrames) -> Tensor:
+    return combine([tensor.double() for tensor in frames.moments()])
 
 
 def _decorrelate(features: Tensor, settings: TrainingSettings) -> tuple[Tensor, Tensor]:

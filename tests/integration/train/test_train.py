@@ -44,7 +44,9 @@ threads = 1
 [network]
 mm_cutoff_angstrom = 6.0
 qm_radial_functions = 4
-mm_radial_functions = 4
+mm_radial_functions = 2
+mm_near_cutoff_angstrom = 4.0
+mm_near_radial_functions = 2
 """
 
 
@@ -241,6 +243,23 @@ def test_outputs_that_cannot_be(work, capsys):
     work.configure("energy_weight = 0\nqm_gradient_weight = 0.0\nmm_gradient_weight = 0.0\nmm_potential_weight = 0")
     assert work.run() == 1
     assert "nothing would be learned" in capsys.readouterr().err
+
+
+def test_the_functions_are_what_is_configured(tmp_path, data_folder):
+    text = CONFIG.format(systems=data_folder / "mm_systems", epochs=1, training="")
+    (tmp_path / "config.toml").write_text(
+        text + "angular_order = 4\nangular_radial_functions = 3\nmm_wave_functions = 1\n"
+    )
+    assert symmetry_functions(read_config(tmp_path / "config.toml")) == default_functions(
+        mm_cutoff=6.0 * ANGSTROM,
+        mm_near_cutoff=4.0 * ANGSTROM,
+        qm_radial=4,
+        angular_radial=3,
+        angular_order=4,
+        mm_radial=2,
+        mm_waves=1,
+        mm_near_radial=2,
+    )
 
 
 def test_defaults_are_those_of_the_library(tmp_path, data_folder):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -30,10 +31,11 @@ KNOWN_TYPES = {
     "none": ("*",),
 }
 MM_CUTOFF = 9.0
+NEAR_CUTOFF = 6.5
 
 
 def small_functions(**changes):
-    """Every kind of function once, with short cutoffs; lengths in bohr."""
+    """Every kind of function once, with short cutoffs, and both shells; lengths in bohr."""
     values = {
         "qm_cutoff": 7.0,
         "qm_radial": (
@@ -43,8 +45,7 @@ def small_functions(**changes):
         ),
         "angular_cutoff": 5.5,
         "angular_radial": (RadialFunction("g2", eta=0.1, shift=1.9), RadialFunction("g2", eta=0.3)),
-        "angular_zetas": (1, 4),
-        "directions": (RadialFunction("g2", eta=0.2), RadialFunction("g2", eta=0.5, shift=2.0)),
+        "angular_order": 3,
         "mm_cutoff": MM_CUTOFF,
         "mm_radial": (
             RadialFunction("g1"),
@@ -52,6 +53,14 @@ def small_functions(**changes):
             RadialFunction("g2", eta=0.2, shift=3.5),
             RadialFunction("g3", kappa=0.8),
         ),
+        "mm_near_cutoff": NEAR_CUTOFF,
+        # The second is the square of the first.
+        "mm_near_radial": (
+            RadialFunction("g2", eta=0.06),
+            RadialFunction("g2", eta=0.12),
+            RadialFunction("g3", kappa=0.5),
+        ),
+        "mm_near_rank": 2,
     }
     return SymmetryFunctions(**{**values, **changes})
 
@@ -127,7 +136,7 @@ def random_rotation(rng):
 
 
 def plain_radial(function, distance, cutoff):
-    """Behler's G1, G2, G3 with f_c = (1 - (r/r_c)^2)^3, for one distance."""
+    """Behler's G1, G2, G3 with f_c = (1 - (r/r_c)^6)^3, for one distance."""
     if distance >= cutoff:
         return 0.0 * distance
     window = (1 - (distance / cutoff) ** 6) ** 3
@@ -138,83 +147,152 @@ def plain_radial(function, distance, cutoff):
     return torch.cos(function.kappa * distance) * window
 
 
-def plain_structure(functions, elements, symbols, positions):
-    """Functions (n, G) and weighted directions (n, D, 3) of one molecule, atom by atom."""
-    pairs = [(a, b) for index, a in enumerate(elements) for b in elements[index:]]
-    rows, direction_rows = [], []
-    for i, centre in enumerate(positions):
-        radial = {(e, f): torch.zeros((), dtype=torch.float64) for e in elements for f in functions.qm_radial}
-        directions = {(e, f): torch.zeros(3, dtype=torch.float64) for e in elements for f in functions.directions}
-        kinds = [
-            (g, zeta, sign) for g in functions.angular_radial for zeta in functions.angular_zetas for sign in (1, -1)
-        ]
-        angular = {(pair, kind): torch.zeros((), dtype=torch.float64) for pair in pairs for kind in kinds}
-        for j, other in enumerate(positions):
-            if j == i:
-                continue
-            to_j = other - centre
-            r_ij = torch.linalg.norm(to_j)
-            for f in functions.qm_radial:
-                radial[symbols[j], f] = radial[symbols[j], f] + plain_radial(f, r_ij, functions.qm_cutoff)
-            for f in functions.directions:
-                weighted = plain_radial(f, r_ij, functions.angular_cutoff) * to_j / r_ij
-                directions[symbols[j], f] = directions[symbols[j], f] + weighted
-            for k in range(j):
-                if k == i:
-                    continue
-                to_k = positions[k] - centre
-                r_ik = torch.linalg.norm(to_k)
-                cosine = (to_j @ to_k) / (r_ij * r_ik)
-                pair = tuple(sorted((symbols[j], symbols[k])))
-                for kind in kinds:
-                    g, zeta, sign = kind
-                    term = 2.0 ** (1 - zeta) * (1 + sign * cosine) ** zeta
-                    term = term * plain_radial(g, r_ij, functions.angular_cutoff)
-                    term = term * plain_radial(g, r_ik, functions.angular_cutoff)
-                    angular[pair, kind] = angular[pair, kind] + term
-        rows.append(torch.stack([*radial.values(), *angular.values()]))
-        direction_rows.append(torch.stack(list(directions.values())))
-    return torch.stack(rows), torch.stack(direction_rows)
+def plain_rows(vector, rank):
+    """1, then x, y, z, then their products of two and of three with the roots of 2, 3 and 6, up to a rank of 3."""
+    x, y, z = vector
+    two, three, six = (math.sqrt(number) for number in (2.0, 3.0, 6.0))
+    rows = [torch.ones_like(x), x, y, z]
+    rows += [x * x, two * x * y, two * x * z, y * y, two * y * z, z * z]
+    rows += [x * x * x, three * x * x * y, three * x * x * z, three * x * y * y, six * x * y * z, three * x * z * z]
+    rows += [y * y * y, three * y * y * z, three * y * z * z, z * z * z]
+    return torch.stack(rows[: (1, 4, 10, 20)[rank]])
 
 
-def plain_moments(functions, cutoff, qm, mm, weights, kinds, n_types):
-    """S and V of one frame, shape (n, F, 4, T), site by site."""
+def tensor_of(rows):
+    """Of rows 4 to 9 above, on the last axis: the symmetric tensor with these products of components, (..., 3, 3)."""
+    xx, xy, xz, yy, yz, zz = rows.unbind(dim=-1)
+    xy, xz, yz = (mixed / math.sqrt(2.0) for mixed in (xy, xz, yz))
+    lines = (torch.stack(line, dim=-1) for line in ((xx, xy, xz), (xy, yy, yz), (xz, yz, zz)))
+    return torch.stack(list(lines), dim=-2)
+
+
+def shells_of(functions):
+    """(radial functions, cutoff, rank) of the outer and of the inner shell."""
+    return (
+        (functions.mm_radial, functions.mm_cutoff, functions.mm_rank),
+        (functions.mm_near_radial, functions.mm_near_cutoff, functions.mm_near_rank),
+    )
+
+
+def plain_moments(shell, qm, mm, weights, kinds, n_types):
+    """The sums of one shell in one frame, shape (n, F, rows, T), site by site."""
+    functions, cutoff, rank = shell
+    n_rows = (1, 4, 10, 20)[rank]
     atoms = []
     for centre in qm:
-        blocks = []
-        for function in functions:
-            columns = []
-            for kind in range(n_types):
-                total = torch.zeros(4, dtype=torch.float64)
-                for site, weight, own in zip(mm, weights, kinds, strict=True):
-                    if own == kind:
-                        d = site - centre
-                        value = weight * plain_radial(function, torch.linalg.norm(d), cutoff)
-                        total = total + torch.cat([value[None], value * d])
-                columns.append(total)
-            blocks.append(torch.stack(columns, dim=1))
-        atoms.append(torch.stack(blocks))
-    return torch.stack(atoms)
+        sums = [[torch.zeros(n_rows).to(qm) for _ in range(n_types)] for _ in functions]
+        for site, weight, kind in zip(mm, weights, kinds, strict=True):
+            d = site - centre
+            for function, columns in zip(functions, sums, strict=True):
+                value = weight * plain_radial(function, torch.linalg.norm(d), cutoff)
+                columns[kind] = columns[kind] + value * plain_rows(d, rank)
+        columns = [column for columns in sums for column in columns]
+        stacked = torch.stack(columns) if columns else torch.zeros(0, n_rows).to(qm)
+        atoms.append(stacked.reshape(len(functions), n_types, n_rows))
+    return torch.stack(atoms).transpose(2, 3)
 
 
-def plain_features(structure, directions, moments):
-    """The features of one atom: structure, sums, products with directions, products with each other."""
-    n_functions, _, n_types = moments.shape
-    parts = [*structure]
-    parts += [moments[f, 0, t] for f in range(n_functions) for t in range(n_types)]
-    parts += [
-        directions[d] @ moments[f, 1:, t]
-        for d in range(len(directions))
-        for f in range(n_functions)
-        for t in range(n_types)
-    ]
-    parts += [
-        moments[f, 1:, t] @ moments[f, 1:, s]
-        for f in range(n_functions)
-        for t in range(n_types)
-        for s in range(t, n_types)
-    ]
-    return torch.stack(parts)
+def plain_neighbours(functions, elements, symbols, positions):
+    """Sums of radial functions (n, F, 1, E) and of directions (n, F, rows, E) over the QM atoms of one frame."""
+    radial = torch.zeros(len(positions), len(functions.qm_radial), 1, len(elements), dtype=torch.float64)
+    shape = len(positions), len(functions.angular_radial), (1, 4, 10, 20)[functions.angular_order], len(elements)
+    angular = torch.zeros(shape, dtype=torch.float64)
+    for i, j in itertools.permutations(range(len(positions)), 2):
+        d = positions[j] - positions[i]
+        r = torch.linalg.norm(d)
+        for f, function in enumerate(functions.qm_radial):
+            radial = radial.index_put(
+                tuple(map(torch.tensor, (i, f, 0, elements.index(symbols[j])))),
+                plain_radial(function, r, functions.qm_cutoff),
+                accumulate=True,
+            )
+        for f, function in enumerate(functions.angular_radial):
+            place = torch.zeros(angular.shape, dtype=torch.float64)
+            place[i, f, :, elements.index(symbols[j])] = 1.0
+            value = plain_radial(function, r, functions.angular_cutoff) * plain_rows(d / r, functions.angular_order)
+            angular = angular + place * value[:, None]
+    return radial, angular
+
+
+def plain_inside(functions, elements, symbols, qm, i):
+    """The features of atom i that come of the QM atoms: sums over neighbours j, and over j and k.
+
+    sum_j g(r_ij) by element; and for p from 1 on sum_jk g(r_ij) g(r_ik) cos^p theta_jik, by pair of elements.
+    """
+    others = [j for j in range(len(qm)) if j != i]
+    n_elements, n_f = len(elements), len(functions.angular_radial)
+    radial = [[torch.zeros((), dtype=torch.float64)] * n_elements for _ in functions.qm_radial]
+    powers = range(1, functions.angular_order + 1)
+    pairs = {
+        (p, f, e, o): torch.zeros((), dtype=torch.float64)
+        for p in powers for f in range(n_f) for e in range(n_elements) for o in range(e, n_elements)
+    }  # fmt: skip
+    for j in others:
+        to_j = qm[j] - qm[i]
+        r_j = torch.linalg.norm(to_j)
+        e = elements.index(symbols[j])
+        for f, function in enumerate(functions.qm_radial):
+            radial[f][e] = radial[f][e] + plain_radial(function, r_j, functions.qm_cutoff)
+        for k in others:
+            to_k = qm[k] - qm[i]
+            r_k = torch.linalg.norm(to_k)
+            o = elements.index(symbols[k])
+            if e <= o:
+                cosine = (to_j @ to_k) / (r_j * r_k)
+                for f, function in enumerate(functions.angular_radial):
+                    product = plain_radial(function, r_j, functions.angular_cutoff)
+                    product = product * plain_radial(function, r_k, functions.angular_cutoff)
+                    for p in powers:
+                        pairs[p, f, e, o] = pairs[p, f, e, o] + product * cosine**p
+    return torch.stack([*itertools.chain(*radial), *pairs.values()])
+
+
+def plain_around(functions, elements, symbols, qm, i, mm, weights, kinds, n_types):
+    """The features of atom i that come of the surroundings, as sums over QM neighbours j and sites k and l.
+
+    With u_j the unit vectors to the neighbours and h_j the first radial part of the angular functions: sum_k w_k g_k;
+    sum_jk h_j w_k g_k u_j.d_k; sum_kl w_k g_k w_l g_l d_k.d_l; and for rank 2 also sum_jk h_j w_k g_k (u_j.d_k)^2,
+    sum_jkl h_j w_k g_k w_l g_l (u_j.d_k) (u_j.d_l), and sum_k w_k g_k r_k^2.
+    """
+    neighbours = []
+    for j, other in enumerate(qm):
+        if j != i:
+            length = torch.linalg.norm(other - qm[i])
+            h = plain_radial(functions.angular_radial[0], length, functions.angular_cutoff)
+            neighbours.append((elements.index(symbols[j]), h, (other - qm[i]) / length))
+    parts = []
+    for radial, cutoff, rank in shells_of(functions):
+        n_f = len(radial)
+        ds = [site - qm[i] for site in mm]
+        lengths = [torch.linalg.norm(d) for d in ds]
+        # The length only so that there is something to stack.
+        gs = [
+            torch.stack([*(weight * plain_radial(f, length, cutoff) for f in radial), length])[:-1]
+            for weight, length in zip(weights, lengths, strict=True)
+        ]
+        hot = [torch.nn.functional.one_hot(torch.tensor(kind), n_types).double() for kind in kinds]
+        single, squares = torch.zeros(2, n_f, n_types, dtype=torch.float64)
+        mixed, mixed_squares, mixed_pairs = torch.zeros(3, len(elements), n_f, n_types, dtype=torch.float64)
+        pairs = torch.zeros(n_f, n_types, n_types, dtype=torch.float64)
+        for k, d in enumerate(ds):
+            g = gs[k][:, None] * hot[k]
+            single = single + g
+            squares = squares + g * lengths[k] ** 2
+            for element, h, u in neighbours:
+                of_element = torch.nn.functional.one_hot(torch.tensor(element), len(elements)).double()
+                product = h * of_element[:, None, None] * g
+                mixed = mixed + product * (u @ d)
+                mixed_squares = mixed_squares + product * (u @ d) ** 2
+                for other, own, kind in zip(ds, gs, kinds, strict=True):
+                    if rank == 2 and kind == kinds[k]:
+                        mixed_pairs = mixed_pairs + product * own[:, None] * (u @ d) * (u @ other)
+            for other, own, of_other in zip(ds, gs, hot, strict=True):
+                pairs = pairs + (d @ other) * g[:, :, None] * own[:, None, None] * of_other
+        each_pair = [pairs[:, t, s] for t in range(n_types) for s in range(t, n_types)]
+        parts += [single.flatten(), mixed.flatten(), torch.stack(each_pair, dim=1).flatten()]
+        if rank == 2:
+            parts += [torch.cat([mixed_squares, mixed_pairs], dim=-1).flatten(), squares.flatten()]
+    return torch.cat(parts)
 
 
 def plain_energies(model, symbols, qm, mm, charges, sites):
@@ -226,16 +304,19 @@ def plain_energies(model, symbols, qm, mm, charges, sites):
     weights = charges[present]
     if functions.mm_weight == "count":
         weights = weights / torch.as_tensor(SITE_CHARGES)[sites[present]]
-    structure, directions = plain_structure(functions, elements, symbols, qm)
-    moments = plain_moments(
-        functions.mm_radial, functions.mm_cutoff, qm, mm[present], weights, kinds, len(model.info.mm_types)
-    )
+    n_types = len(model.info.mm_types)
+    all_features = []
+    for i in range(len(symbols)):
+        inside = plain_inside(functions, elements, symbols, qm, i)
+        around = plain_around(functions, elements, symbols, qm, i, mm[present], weights, kinds, n_types)
+        all_features.append(torch.cat([inside, around]))
     energies = []
     for member in range(network.n_members):
         energy = torch.zeros((), dtype=torch.float64)
         for i, symbol in enumerate(symbols):
-            features = plain_features(structure[i], directions[i], moments[i])
-            values = (features - network.get_buffer(f"mean_{symbol}")) @ network.get_buffer(f"transform_{symbol}")
+            values = (all_features[i] - network.get_buffer(f"mean_{symbol}")) @ network.get_buffer(
+                f"transform_{symbol}"
+            )
             for layer in range(len(network.hidden) + 1):
                 weight = network.get_parameter(f"weight_{symbol}_{layer}").detach()[member]
                 bias = network.get_parameter(f"bias_{symbol}_{layer}").detach()[member, 0]

@@ -18,6 +18,7 @@ from tests.unit.ml.helpers import (
     FORMALDEHYDE,
     FORMALDEHYDE_POSITIONS,
     MM_CUTOFF,
+    NEAR_CUTOFF,
     SITE_CHARGES,
     SITE_SYMBOLS,
     SITE_TYPES,
@@ -60,6 +61,31 @@ def test_energies_are_those_of_plain_loops(mm_type_by, mm_weight):
     torch.testing.assert_close(found[:, 0], expected, rtol=1e-12, atol=1e-13)
     assert found.dtype == torch.float64
     assert (found[0] - found[1]).abs().min() > 1e-5
+
+
+SHELLS = [
+    {"mm_near_radial": (), "mm_near_rank": 1},
+    {"mm_rank": 2, "mm_near_rank": 1},
+    {"mm_rank": 2, "mm_near_cutoff": MM_CUTOFF},
+    {"mm_radial": ()},
+    {"angular_order": 2},
+    {"angular_order": 5},
+]
+
+
+@pytest.mark.parametrize("changes", SHELLS, ids=str)
+def test_other_shells_and_orders_are_those_of_plain_loops(changes):
+    model = make_model(small_functions(**changes), n_members=2)
+    frames = make_frames(n_frames=1, seed=11)
+    result = bind(model).evaluate(*pad(frames))
+    leaves = [tensor[0].clone().requires_grad_() for tensor in frames[:3]]
+    energies = plain_energies(model, FORMALDEHYDE, *leaves, frames[3][0])
+    torch.testing.assert_close(result.energies[:, 0], energies.detach(), rtol=1e-12, atol=1e-13)
+    for member in range(2):
+        expected = torch.autograd.grad(energies[member], leaves, retain_graph=True)
+        torch.testing.assert_close(result.qm_gradients[member, 0], expected[0], rtol=1e-10, atol=1e-13)
+        torch.testing.assert_close(result.mm_gradients[member, 0, :7], expected[1], rtol=1e-10, atol=1e-13)
+        torch.testing.assert_close(result.charge_gradients[member, 0, :7], expected[2], rtol=1e-10, atol=1e-13)
 
 
 @pytest.mark.parametrize("mm_weight", ["charge", "count"])
@@ -191,53 +217,73 @@ def test_weighted_sums_of_the_members():
 
 @pytest.mark.parametrize("parts", [1, 2])
 def test_derivatives_of_the_near_sites_alone(parts, monkeypatch):
+    # In one frame no site is near.
     frames = make_frames(n_frames=4, n_sites=8)
+    frames[1][2] *= 30.0 / frames[1][2].norm(dim=-1, keepdim=True)
     correction = bind(make_model())
     if parts == 2:
         monkeypatch.setattr(committee_module, "PAIRS_AT_ONCE", {"cpu": 2 * 4 * 8 * 4, "cuda": 1})
     result = correction.evaluate(*frames)
+    assert len(result.sites.parts) == parts
     nearest = torch.cdist(frames[1], frames[0]).min(dim=2).values
-    for distance in (6.0, 100.0):
-        near = nearest < distance
+    for distance in (2.0, 4.0, NEAR_CUTOFF, 100.0):
+        # At most those of the inner shell.
+        near = nearest < min(distance, NEAR_CUTOFF)
         found = result.sites.near(distance)
-        assert found.shape[:2] == (3, 4)
-        assert near.sum(dim=1).max() <= found.shape[2] <= 8
+        assert found.shape == (3, 4, int(near.sum(dim=1).max()), 3)
         # Which sites come in which place is not promised: each near one is there once, besides zeros.
         for frame in range(4):
             expected = result.mm_gradients[:, frame][:, near[frame]]
             rows = found[:, frame]
             rows = rows[:, rows.abs().amax(dim=(0, 2)) > 0.0]
-            expected = expected[:, expected.abs().amax(dim=(0, 2)) > 0.0]
+            assert expected.abs().amax(dim=(0, 2)).gt(0.0).all()
+            assert rows.shape == expected.shape
             order, other = rows[0, :, 0].argsort(), expected[0, :, 0].argsort()
             torch.testing.assert_close(rows[:, order], expected[:, other], rtol=1e-11, atol=1e-15)
-    assert 0 < int((nearest < 6.0).sum()) < nearest.numel()
+    assert 0 < int((nearest < 4.0).sum()) < int((nearest < NEAR_CUTOFF).sum()) < nearest.numel()
+    nothing = bind(make_model()).evaluate(frames[0], frames[1] + 100.0, *frames[2:])
+    assert nothing.sites.near(5.0).shape == (3, 4, 0, 3)
 
 
-def test_smooth_where_a_site_crosses_the_cutoff():
-    # One QM atom, so that the site crosses all cutoffs at once.
-    correction = bind(make_model(), ("O",))
+@pytest.mark.parametrize("shell", ["outer", "inner"])
+@pytest.mark.parametrize("mm_weight", ["charge", "count"])
+def test_smooth_where_a_site_crosses_a_cutoff(shell, mm_weight):
+    # One QM atom, so that the site crosses the cutoff of all at once.
+    model = make_model(small_functions(mm_weight=mm_weight))
+    correction = bind(model, ("O",))
+    # The same networks, with an inner shell that never counts.
+    background = bind(replace(model, functions=replace(model.functions, mm_near_cutoff=1e-3)), ("O",))
+    cutoff = MM_CUTOFF if shell == "outer" else NEAR_CUTOFF
     qm = torch.zeros(1, 1, 3, dtype=torch.float64)
 
-    def at(distance):
+    def of(correction, distance):
         mm = torch.tensor([[[0.0, 0.6, 0.8]]], dtype=torch.float64) * distance
-        result = correction.evaluate(qm, mm, torch.full((1, 1), 20.0).double(), torch.zeros(1, 1, dtype=torch.int64))
+        result = correction.evaluate(qm, mm, torch.ones(1, 1).double(), torch.zeros(1, 1, dtype=torch.int64))
+        torch.testing.assert_close(result.qm_gradients[:, 0, 0], -result.mm_gradients[:, 0, 0], rtol=1e-9, atol=1e-14)
         slope = (result.mm_gradients[:, 0, 0] * mm[0, 0] / distance).sum(dim=-1)
-        return result.energies[:, 0], slope, result.charge_gradients[:, 0, 0]
+        return torch.stack([result.energies[:, 0], slope, result.charge_gradients[:, 0, 0]])
 
-    energy, slope, by_charge = at(MM_CUTOFF)
-    assert slope.abs().max() == 0.0
-    assert by_charge.abs().max() == 0.0
+    def at(distance):
+        found = of(correction, distance)
+        return found - of(background, distance) if shell == "inner" else found
+
+    beyond = at(cutoff + 1e-9)
+    for distance in (cutoff + 1e-3, cutoff + 0.1):
+        assert torch.equal(at(distance), beyond)
+    assert beyond[1:].abs().max() == 0.0
+    assert shell == "outer" or beyond.abs().max() == 0.0
     previous = None
-    for gap in (0.05, 0.025, 0.0125):
-        inside, inside_slope, _ = at(MM_CUTOFF - gap)
-        outside, outside_slope, _ = at(MM_CUTOFF + gap)
-        assert torch.equal(outside, energy)
-        assert outside_slope.abs().max() == 0.0
-        found = torch.stack([(inside - energy).abs(), inside_slope.abs()])
+    for gap in (2e-3, 1e-3, 5e-4):
+        inside = at(cutoff - gap)
+        curvature = (at(cutoff - gap + 1e-4 * gap)[1] - at(cutoff - gap - 1e-4 * gap)[1]) / (2e-4 * gap)
+        # As the third power of the distance from the cutoff, and so the derivative by the charge; the slope as the
+        # second power, and the second derivative as the first.
+        powers = torch.tensor([[gap**3], [gap**2], [gap**3], [gap]], dtype=torch.float64)
+        found = torch.stack([*(inside - beyond), curvature]) / powers
+        largest = found.abs().amax(dim=1, keepdim=True)
+        assert largest.min() > 1e-6
         if previous is not None:
-            # As the third power of the distance from the cutoff, and the slope as the second.
-            expected = torch.tensor([[8.0], [4.0]]).double().expand(2, 3)
-            torch.testing.assert_close(previous / found, expected, rtol=0.15, atol=0.0)
+            assert ((found - previous).abs() < 0.05 * largest).all()
         previous = found
 
 
@@ -283,9 +329,11 @@ def test_charge_weights_scale_with_the_effective_charge():
     _, _, charges, sites = frames = make_frames(n_frames=1)
     around, factors = correction._descriptor.surroundings(*frames)
     assert torch.equal(factors, torch.ones_like(charges))
-    assert torch.equal(around.weights, charges)
+    assert torch.equal(around.outer.weights, charges)
     doubled, _ = correction._descriptor.surroundings(*frames[:2], 2.0 * charges, sites)
-    torch.testing.assert_close(doubled.moments(), 2.0 * around.moments(), rtol=1e-14, atol=0.0)
+    for found, sums in zip(doubled.moments(), around.moments(), strict=True):
+        assert sums.any()
+        torch.testing.assert_close(found, 2.0 * sums, rtol=1e-14, atol=0.0)
 
 
 def test_types_tell_sites_apart_or_do_not():

@@ -11,8 +11,9 @@ import torch
 
 from deltaqmmm.errors import ConfigError, ModelError
 from deltaqmmm.ml import RadialFunction, SymmetryFunctions, default_functions
-from deltaqmmm.ml.functions import cutoff_function, radial_values, radial_values_and_slopes
-from tests.unit.ml.helpers import small_functions
+from deltaqmmm.ml.functions import cutoff_function, radial_values_and_slopes, widening_functions
+from deltaqmmm.units import ANGSTROM
+from tests.unit.ml.helpers import plain_radial, small_functions
 
 CUTOFF = 8.0
 FUNCTIONS = (
@@ -23,6 +24,10 @@ FUNCTIONS = (
     RadialFunction("g3", kappa=1.3),
     RadialFunction("g3", kappa=math.pi / CUTOFF),
     RadialFunction("g2", eta=0.0),
+    # The square of one that came before, and of this one in turn; and half of one that came before.
+    RadialFunction("g2", eta=0.6),
+    RadialFunction("g2", eta=1.2),
+    RadialFunction("g2", eta=0.15),
 )
 DISTANCES = (0.05, 0.9, 2.0, 2.5, 4.4, 7.0, 7.99, 8.0, 8.01, 30.0, 2e4)
 
@@ -44,16 +49,15 @@ def squared_distances(distances=DISTANCES):
 
 def test_values_are_those_of_the_formulas():
     expected = torch.tensor([[closed_form(f, r) for f in FUNCTIONS] for r in DISTANCES], dtype=torch.float64)
-    torch.testing.assert_close(radial_values(FUNCTIONS, squared_distances(), CUTOFF), expected, rtol=1e-13, atol=1e-15)
     values, _ = radial_values_and_slopes(FUNCTIONS, squared_distances(), CUTOFF)
     torch.testing.assert_close(values, expected.T, rtol=1e-13, atol=1e-15)
 
 
 def test_a_known_value_by_hand():
     # r = 4 of 8: (1 - 1/64)^3.
-    values = radial_values(FUNCTIONS[:1], torch.tensor([16.0], dtype=torch.float64), CUTOFF)
+    values, _ = radial_values_and_slopes(FUNCTIONS[:1], torch.tensor([16.0], dtype=torch.float64), CUTOFF)
     assert values.item() == (63 / 64) ** 3
-    values = radial_values(
+    values, _ = radial_values_and_slopes(
         (RadialFunction("g2", eta=0.5, shift=3.0),), torch.tensor([16.0], dtype=torch.float64), CUTOFF
     )
     assert values.item() == pytest.approx(math.exp(-0.5) * (63 / 64) ** 3, rel=1e-14)
@@ -64,25 +68,25 @@ def test_functions_are_computed_alike_alone_and_together():
     _, together = radial_values_and_slopes(FUNCTIONS, squared_distances(), CUTOFF)
     for index, function in enumerate(FUNCTIONS):
         _, alone = radial_values_and_slopes((function,), squared_distances(), CUTOFF)
-        torch.testing.assert_close(alone[0], together[index], rtol=1e-14, atol=0.0)
+        torch.testing.assert_close(alone[0], together[index], rtol=1e-13, atol=0.0)
 
 
 def test_slopes_are_the_derivatives_by_the_squared_distance():
-    squared = squared_distances().requires_grad_()
-    values = radial_values(FUNCTIONS, squared, CUTOFF)
-    _, slopes = radial_values_and_slopes(FUNCTIONS, squared.detach(), CUTOFF)
-    for index in range(len(FUNCTIONS)):
-        (expected,) = torch.autograd.grad(values[:, index].sum(), squared, retain_graph=True)
+    _, slopes = radial_values_and_slopes(FUNCTIONS, squared_distances(), CUTOFF)
+    for index, function in enumerate(FUNCTIONS):
+        squared = squared_distances().requires_grad_()
+        values = torch.stack([plain_radial(function, square.sqrt(), CUTOFF) for square in squared])
+        (expected,) = torch.autograd.grad(values.sum(), squared)
         torch.testing.assert_close(slopes[index], expected, rtol=1e-11, atol=1e-15)
 
 
 def test_slopes_by_finite_differences():
     squared = squared_distances(DISTANCES[1:6])
     step = 1e-5
-    above = radial_values(FUNCTIONS, squared + step, CUTOFF)
-    below = radial_values(FUNCTIONS, squared - step, CUTOFF)
+    above, _ = radial_values_and_slopes(FUNCTIONS, squared + step, CUTOFF)
+    below, _ = radial_values_and_slopes(FUNCTIONS, squared - step, CUTOFF)
     _, slopes = radial_values_and_slopes(FUNCTIONS, squared, CUTOFF)
-    torch.testing.assert_close(slopes, ((above - below) / (2 * step)).T, rtol=1e-7, atol=1e-10)
+    torch.testing.assert_close(slopes, (above - below) / (2 * step), rtol=1e-7, atol=1e-10)
     window_above, _ = cutoff_function(squared + step, CUTOFF)
     window_below, _ = cutoff_function(squared - step, CUTOFF)
     _, slope = cutoff_function(squared, CUTOFF)
@@ -111,8 +115,8 @@ def test_value_and_two_derivatives_vanish_at_the_cutoff():
 
 
 def test_no_function_gives_an_empty_axis():
-    assert radial_values((), squared_distances(), CUTOFF).shape == (len(DISTANCES), 0)
-    assert radial_values_and_slopes((), squared_distances(), CUTOFF)[0].shape == (0, len(DISTANCES))
+    values, slopes = radial_values_and_slopes((), squared_distances(), CUTOFF)
+    assert values.shape == slopes.shape == (0, len(DISTANCES))
 
 
 @pytest.mark.parametrize(
@@ -140,8 +144,17 @@ def test_bad_radial_functions_are_refused(values):
         ({"mm_cutoff": math.inf}, "mm_cutoff"),
         ({"mm_type_by": "residue"}, "mm_type_by"),
         ({"mm_weight": "mass"}, "mm_weight"),
-        ({"angular_zetas": (1, 0)}, "zeta"),
-        ({"angular_zetas": (1.5,)}, "zeta"),
+        ({"mm_near_cutoff": 0.0}, "mm_near_cutoff"),
+        ({"mm_near_cutoff": math.inf}, "mm_near_cutoff"),
+        ({"angular_radial": ()}, "radial part"),
+        ({"angular_order": 1}, "angular_order"),
+        ({"angular_order": 7}, "angular_order"),
+        ({"angular_order": 2.5}, "angular_order"),
+        ({"mm_rank": 0}, "ranks"),
+        ({"mm_rank": 3}, "ranks"),
+        ({"mm_near_rank": 0}, "ranks"),
+        ({"mm_near_rank": 3}, "ranks"),
+        ({"mm_near_rank": 1.5}, "ranks"),
     ],
 )
 def test_bad_sets_of_functions_are_refused(changes, word):
@@ -149,7 +162,14 @@ def test_bad_sets_of_functions_are_refused(changes, word):
         small_functions(**changes)
 
 
-@pytest.mark.parametrize("functions", [small_functions(mm_type_by="name", mm_weight="count"), default_functions()])
+@pytest.mark.parametrize(
+    "functions",
+    [
+        small_functions(mm_type_by="name", mm_weight="count", mm_rank=2, mm_near_rank=1),
+        small_functions(mm_near_radial=(), angular_order=6),
+        default_functions(),
+    ],
+)
 def test_json_round_trip_is_exact(functions):
     assert SymmetryFunctions.from_json(json.loads(json.dumps(functions.to_json()))) == functions
 
@@ -161,11 +181,14 @@ def test_json_round_trip_is_exact(functions):
         lambda values: values.update(extra=1),
         lambda values: values.update(mm_cutoff=-1.0),
         lambda values: values.update(mm_cutoff="far"),
-        lambda values: values.update(angular_zetas=[0]),
-        lambda values: values.update(angular_zetas=["one"]),
-        lambda values: values.update(directions=[{"kind": "g9"}]),
-        lambda values: values.update(directions=[{"eta": 1.0}]),
-        lambda values: values.update(directions=3),
+        lambda values: values.update(angular_order=0),
+        lambda values: values.update(angular_order="three"),
+        lambda values: values.update(mm_near_cutoff=0.0),
+        lambda values: values.update(mm_near_rank=3),
+        lambda values: values.update(mm_rank=None),
+        lambda values: values.update(mm_near_radial=[{"kind": "g9"}]),
+        lambda values: values.update(mm_near_radial=[{"eta": 1.0}]),
+        lambda values: values.update(mm_near_radial=3),
     ],
 )
 def test_bad_json_is_a_model_error(change):
@@ -177,13 +200,39 @@ def test_bad_json_is_a_model_error(change):
 
 def test_default_functions_are_what_is_asked_for():
     functions = default_functions(
-        mm_cutoff=20.0, qm_radial=5, angular_radial=3, angular_zetas=[2], mm_radial=4, mm_waves=3
+        mm_cutoff=20.0,
+        qm_radial=5,
+        angular_radial=3,
+        angular_order=2,
+        mm_radial=4,
+        mm_waves=3,
+        mm_near_cutoff=9.0,
+        mm_near_radial=5,
     )
-    assert (functions.mm_cutoff, functions.angular_zetas) == (20.0, (2,))
+    assert (functions.mm_cutoff, functions.angular_order, functions.mm_near_cutoff) == (20.0, 2, 9.0)
+    assert (functions.mm_rank, functions.mm_near_rank) == (1, 2)
     assert len(functions.qm_radial) == 1 + 5
     assert len(functions.angular_radial) == 3
     assert [f.kind for f in functions.mm_radial] == ["g1"] + ["g2"] * 4 + ["g3"] * 3
-    etas = [f.eta for f in functions.mm_radial if f.kind == "g2"]
-    ratios = [large / small for large, small in itertools.pairwise(etas)]
-    assert ratios == pytest.approx([ratios[0]] * 3)
+    assert [f.kind for f in functions.mm_near_radial] == ["g2"] * 5
+    for radial in (functions.mm_radial, functions.mm_near_radial):
+        # Each is the square of the one before, exactly.
+        etas = [f.eta for f in radial if f.kind == "g2"]
+        assert all(second == 2.0 * first for first, second in itertools.pairwise(etas))
     assert all(0.0 < f.shift < functions.qm_cutoff for f in functions.qm_radial if f.kind == "g2")
+    # The widest over all sites has its width at 0.45 of the cutoff; the narrowest over near ones at 0.8 angstrom.
+    assert functions.mm_radial[1].eta == pytest.approx(0.5 / 9.0**2)
+    assert functions.mm_near_radial[-1].eta == pytest.approx(0.5 / (0.8 * ANGSTROM) ** 2)
+
+
+def test_near_sites_are_within_all_sites():
+    assert default_functions(mm_cutoff=8.0, mm_near_cutoff=9.0).mm_near_cutoff == 8.0
+    assert default_functions(mm_near_radial=0).mm_near_radial == ()
+
+
+def test_widening_functions():
+    functions = widening_functions(1.5, 4)
+    widths = [math.sqrt(0.5 / function.eta) for function in functions]
+    assert widths == pytest.approx([1.5 * 2.0 ** (0.5 * index) for index in range(4)])
+    assert all((function.kind, function.shift) == ("g2", 0.0) for function in functions)
+    assert widening_functions(1.0, 0) == ()

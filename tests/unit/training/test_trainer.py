@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -14,9 +14,10 @@ import torch
 from deltaqmmm.dataset import Dataset, EnergyLabel, LabelledFrame, LabelSettings, Source, SystemTable
 from deltaqmmm.errors import ConfigError, DatasetError, ModelError, NonFiniteError
 from deltaqmmm.ml import Descriptor, RadialFunction, SiteTypes
+from deltaqmmm.training import preparation
 from deltaqmmm.training import trainer as trainer_module
 from deltaqmmm.training.loss import GRADIENT_UNIT, squared_errors
-from deltaqmmm.training.preparation import label_of, pad_frames, prepare
+from deltaqmmm.training.preparation import PreparedFrames, label_of, pad_frames, prepare
 from deltaqmmm.training.settings import TrainingSettings
 from deltaqmmm.training.trainer import Trainer, learning_rate
 from deltaqmmm.units import KJ_PER_MOL
@@ -34,11 +35,12 @@ from tests.unit.ml.helpers import (
 FUNCTIONS = small_functions(
     qm_radial=(RadialFunction("g2", eta=0.4, shift=2.1), RadialFunction("g2", eta=0.4, shift=3.5)),
     angular_radial=(RadialFunction("g2", eta=0.1, shift=1.9),),
-    angular_zetas=(1,),
-    directions=(RadialFunction("g2", eta=0.2),),
+    angular_order=2,
     mm_radial=(RadialFunction("g1"), RadialFunction("g2", eta=0.05), RadialFunction("g3", kappa=0.8)),
+    mm_near_radial=(RadialFunction("g2", eta=0.06), RadialFunction("g2", eta=0.12)),
     mm_type_by="none",
 )
+ONE_SHELL = replace(FUNCTIONS, mm_near_radial=(), mm_near_rank=1)
 SETTINGS = TrainingSettings(
     members=2,
     epochs=4,
@@ -69,8 +71,8 @@ def label_from(model, case, shift):
 @functools.cache
 def make_dataset(n_frames=20):
     """Frames with 7, 5 and (one of them) no MM sites; labels of random networks."""
-    network = make_model(FUNCTIONS, elements=("C", "H", "O"), n_members=1, hidden=(4,), seed=9)
-    other = make_model(FUNCTIONS, elements=("C", "H", "O"), n_members=1, hidden=(4,), seed=10)
+    network = make_model(ONE_SHELL, elements=("C", "H", "O"), n_members=1, hidden=(4,), seed=9)
+    other = make_model(ONE_SHELL, elements=("C", "H", "O"), n_members=1, hidden=(4,), seed=10)
     qm, mm, charges, sites = make_frames(n_frames, 7, seed=12, spread=0.15)
     frames = []
     for index in range(n_frames):
@@ -120,7 +122,7 @@ def same(first, second):
     return all(torch.equal(first[name], second[name]) for name in first)
 
 
-def errors_of(model, dataset, target):
+def errors_of(model, dataset, target, mm_gradient_cutoff=SETTINGS.mm_gradient_cutoff):
     """(C, F, 4): squared errors as the loss defines them, by way of `Correction.evaluate`."""
     correction = bind(model)
     rows = []
@@ -132,7 +134,7 @@ def errors_of(model, dataset, target):
         qm = (result.qm_gradients[:, 0] - torch.as_tensor(label.qm_gradients)) / GRADIENT_UNIT
         mm = (result.mm_gradients[:, 0, :count] - torch.as_tensor(label.mm_gradients)) / GRADIENT_UNIT
         distances = np.linalg.norm(frame.mm_positions[:, None] - frame.qm_positions[None], axis=-1)
-        near = torch.as_tensor(distances.min(axis=1) < SETTINGS.mm_gradient_cutoff) if count else torch.zeros(0) > 1
+        near = torch.as_tensor(distances.min(axis=1) < mm_gradient_cutoff) if count else torch.zeros(0) > 1
         n_near = max(int(near.sum()), 1)
         mm = (mm[:, near] ** 2).sum(dim=(1, 2)) / (3 * n_near)
         potentials = result.charge_gradients[:, 0, :count] - torch.as_tensor(label.mm_potentials)
@@ -143,27 +145,69 @@ def errors_of(model, dataset, target):
 
 @pytest.mark.parametrize("mm_type_by", ["none", "element", "name"])
 @pytest.mark.parametrize("target", ["delta", "direct"])
-def test_the_loss_sees_what_the_correction_gives(target, mm_type_by):
+@pytest.mark.parametrize(
+    ("base", "mm_gradient_cutoff"),
+    # The third leaves some sites of the inner shell out.
+    [(FUNCTIONS, SETTINGS.mm_gradient_cutoff), (ONE_SHELL, SETTINGS.mm_gradient_cutoff), (FUNCTIONS, 4.0)],
+    ids=["both shells", "one shell", "few sites"],
+)
+def test_the_loss_sees_what_the_correction_gives(monkeypatch, target, mm_type_by, base, mm_gradient_cutoff):
+    # In parts whose inner shells are of different widths.
+    monkeypatch.setattr(preparation, "FRAMES_AT_ONCE", 2)
     dataset = make_dataset().with_frames(make_dataset().frames[:6], ())
-    functions = replace(FUNCTIONS, mm_type_by=mm_type_by, mm_weight="count" if target == "direct" else "charge")
+    functions = replace(base, mm_type_by=mm_type_by, mm_weight="count" if target == "direct" else "charge")
     model = make_model(functions, elements=("C", "H", "O"), n_members=2)
     # Without energies of the elements: float32 targets are near zero, as in training.
     model = replace(model, offsets=torch.zeros(3).double())
     shift = (REFERENCE_ENERGY - BASELINE_ENERGY) if target == "delta" else REFERENCE_ENERGY
     types = SiteTypes.of(functions, model.info.mm_types, SITE_SYMBOLS, SITE_TYPES, SITE_CHARGES)
     descriptor = Descriptor(functions, model.info.elements, FORMALDEHYDE, types)
-    frames = prepare(dataset, descriptor, target, SETTINGS.mm_gradient_cutoff)
+    frames = prepare(dataset, descriptor, target, mm_gradient_cutoff)
     assert len(frames) == 6
-    assert {int(count) for count in frames.importance.sum(dim=1)} >= {0}
-    assert frames.importance.sum(dim=1).max() < 7
+    assert {int(count) for count in frames.counted.sum(dim=1)} >= {0}
+    assert frames.counted.sum(dim=1).max() < 7
     network = model.network.to(torch.float32)
     found = squared_errors(
         network, frames, descriptor.atoms, (frames.energies - shift).to(torch.float32), differentiable=False
     )
-    expected = errors_of(replace(model, offsets=torch.tensor([shift / 4] * 3).double()), dataset, target)
+    offsets = torch.tensor([shift / 4] * 3).double()
+    expected = errors_of(replace(model, offsets=offsets), dataset, target, mm_gradient_cutoff)
     torch.testing.assert_close(found.stacked(), expected, rtol=2e-3, atol=1e-5 * float(expected[..., :3].max()))
-    assert expected[:, [0, 1, 2, 4, 5]].min() > 1e-6
+    if mm_gradient_cutoff == SETTINGS.mm_gradient_cutoff:
+        assert expected[:, [0, 1, 2, 4, 5]].min() > 1e-6
     assert expected[:, 3, 2:].max() == 0.0
+
+
+def test_the_loss_is_differentiable():
+    frames = make_dataset().frames[:4]
+    dataset = make_dataset().with_frames(frames, ())
+    model = make_model(FUNCTIONS, elements=("C", "H", "O"), n_members=2)
+    types = SiteTypes.of(FUNCTIONS, model.info.mm_types, SITE_SYMBOLS, SITE_TYPES, SITE_CHARGES)
+    descriptor = Descriptor(FUNCTIONS, model.info.elements, FORMALDEHYDE, types)
+    prepared = prepare(dataset, descriptor, "delta", SETTINGS.mm_gradient_cutoff)
+    prepared = PreparedFrames(
+        *(t.double() if t.is_floating_point() else t for t in (getattr(prepared, f.name) for f in fields(prepared)))
+    )
+    network = model.network
+    parameter = network.get_parameter("weight_O_0")
+
+    def loss(differentiable):
+        errors = squared_errors(
+            network, prepared, descriptor.atoms, 0.0 * prepared.energies, differentiable=differentiable
+        )
+        parts = (errors.energy, errors.qm_gradient, errors.mm_gradient, errors.mm_potential)
+        return torch.stack([part.sum() for part in parts])
+
+    found = [torch.autograd.grad(part, parameter, retain_graph=True)[0][1, 2, 3] for part in loss(True)]
+    values = []
+    for sign in (1, -1):
+        with torch.no_grad():
+            parameter[1, 2, 3] += sign * 1e-5
+        values.append(loss(False).detach())
+        with torch.no_grad():
+            parameter[1, 2, 3] -= sign * 1e-5
+    torch.testing.assert_close(torch.stack(found), (values[0] - values[1]) / 2e-5, rtol=1e-5, atol=1e-7)
+    assert torch.stack(found).abs().min() > 0.0
 
 
 def test_what_is_learnt_is_the_difference_or_the_reference():
@@ -178,11 +222,12 @@ def test_what_is_learnt_is_the_difference_or_the_reference():
 
 @pytest.mark.parametrize("target", ["delta", "direct"])
 def test_training_lowers_the_error(target):
+    dataset = make_dataset(40)
     settings = replace(SETTINGS, epochs=100, hidden=(16, 16), target=target, learning_rate=2e-2)
-    trainer = Trainer(make_dataset(), settings, FUNCTIONS)
-    before = errors_of(trainer.model(), make_dataset(), target).mean(dim=1)
+    trainer = Trainer(dataset, settings, FUNCTIONS)
+    before = errors_of(trainer.model(), dataset, target).mean(dim=1)
     model = trainer.run()
-    after = errors_of(model, make_dataset(), target).mean(dim=1)
+    after = errors_of(model, dataset, target).mean(dim=1)
     assert (after[:, :2] < 0.1 * before[:, :2]).all(), (before, after)
     assert (after[:, 2] < 0.5 * before[:, 2]).all(), (before, after)
     assert model.info.target == target
@@ -284,6 +329,7 @@ def checkpoint(tmp_path):
         ("settings", replace(SETTINGS, epochs=1, seed=5), FUNCTIONS, None),
         ("settings", replace(SETTINGS, epochs=1, energy_weight=2.5), FUNCTIONS, None),
         ("functions", SETTINGS, replace(FUNCTIONS, mm_cutoff=8.5), None),
+        ("functions", SETTINGS, replace(FUNCTIONS, mm_near_cutoff=6.0), None),
         ("frames", SETTINGS, FUNCTIONS, "fewer"),
         ("frames", SETTINGS, FUNCTIONS, "labelled again"),
         ("labels", SETTINGS, FUNCTIONS, "level"),
@@ -417,7 +463,7 @@ def test_whitened_features_have_no_mean_and_no_correlation():
     trainer = Trainer(make_dataset(), replace(SETTINGS, whitening=0.5), FUNCTIONS)
     network = trainer.model().network
     frames = trainer._frames
-    features = trainer_module.combine(frames.structure.double(), frames.directions.double(), frames.moments.double())
+    features = trainer_module.combine([moments.double() for moments in frames.moments()])
     for element, atoms in zip(trainer.elements, trainer._atoms, strict=True):
         own = features[:, atoms].flatten(0, 1)
         inputs = (own - network.get_buffer(f"mean_{element}")) @ network.get_buffer(f"transform_{element}")

@@ -1,0 +1,70 @@
+"""The committees that the repository ships are as good as the example says, and know where they are not."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from deltaqmmm.committee import force_spreads
+from deltaqmmm.dataset import read_dataset
+from deltaqmmm.ml import load_model
+from deltaqmmm.training.judging import judge
+from deltaqmmm.training.predictions import pad_frames
+from deltaqmmm.units import ANGSTROM, KJ_PER_MOL
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "uracil_water"
+
+
+@pytest.fixture(scope="module")
+def test_set():
+    return read_dataset(EXAMPLE / "test.h5")
+
+
+@pytest.fixture(scope="module")
+def judged(test_set):
+    return {name: judge(load_model(EXAMPLE / f"{name}.safetensors"), test_set, name, "DFTB3-D3")
+            for name in ("delta", "direct")}  # fmt: skip
+
+
+def test_the_bounds_that_the_example_meets(judged):
+    baseline, delta = judged["delta"].rows
+    direct = judged["direct"].rows[1]
+    assert delta.energy.mae <= 1.0
+    assert delta.qm_gradients.mae <= 4.2
+    assert delta.near_mm_gradients.mae <= 0.35 * baseline.near_mm_gradients.mae
+    assert delta.mm_gradients.mae < 0.5 * baseline.mm_gradients.mae
+    assert direct.energy.mae >= 3.0 * delta.energy.mae
+
+
+def test_the_spread_goes_with_the_error(judged):
+    spreads = judged["delta"].spreads
+    assert spreads.force_correlation > 0.3
+
+
+def test_a_frame_far_outside_the_training_set_shows(test_set):
+    """Stretch a C=O bond step by step: the spreads leave what they are on the test frames far behind."""
+    table = test_set.system
+    correction = load_model(EXAMPLE / "delta.safetensors").bind(
+        table.qm_symbols, table.site_symbols, table.site_types, table.site_charges
+    )
+    usual = correction.evaluate(*pad_frames(test_set.frames))
+    energies, forces = usual.energies.std(dim=0) / KJ_PER_MOL, force_spreads(usual) * ANGSTROM / KJ_PER_MOL
+    qm, *rest = pad_frames(test_set.frames[:1])
+    distances = torch.cdist(qm[0], qm[0])
+    oxygens = [index for index, symbol in enumerate(table.qm_symbols) if symbol == "O"]
+    carbon = int(distances[oxygens[0]].topk(2, largest=False).indices[1])
+    bond = qm[0, oxygens[0]] - qm[0, carbon]
+    found = []
+    for stretch in (0.0, 0.3, 0.6, 1.0):
+        moved = qm.clone()
+        moved[0, oxygens[0]] += stretch * ANGSTROM * bond / bond.norm()
+        result = correction.evaluate(moved, *rest)
+        found.append(
+            [float(result.energies.std(dim=0) / KJ_PER_MOL), float(force_spreads(result) * ANGSTROM / KJ_PER_MOL)]
+        )
+    found = np.array(found)
+    print(f"test frames: energy spread at most {energies.max():.2f}, force spread at most {forces.max():.1f}")
+    print("stretched by 0, 0.3, 0.6 and 1 angstrom:", found.round(1).tolist())
+    assert (found[0] <= [energies.max(), forces.max()]).all()
+    assert (found[2:] > 3.0 * np.array([energies.max(), forces.max()])).all()

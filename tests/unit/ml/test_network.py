@@ -1,0 +1,58 @@
+"""The networks of a committee as they are evaluated, against those that are trained."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from deltaqmmm.ml.network import FoldedNetwork
+from tests.unit.ml.helpers import make_model
+
+CPU = torch.device("cpu")
+# Of C, H, N and O the second has two atoms, and the third none.
+ATOMS = [torch.tensor(numbers, dtype=torch.int64) for numbers in ([0], [1, 3], [], [2])]
+
+
+def make_case(hidden, n_members=3):
+    network = make_model(hidden=hidden, n_members=n_members).network.requires_grad_(False)
+    generator = torch.Generator().manual_seed(5)
+    return network, torch.randn(5, 4, network.n_features, generator=generator, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("hidden", [(6,), (8, 5), (4, 4, 4)])
+@pytest.mark.parametrize("n_members", [1, 3])
+def test_energies_and_slopes_are_those_of_the_networks(hidden, n_members):
+    network, features = make_case(hidden, n_members)
+    energies, slopes = FoldedNetwork(network, ATOMS, CPU, torch.float64).energies_and_slopes(features)
+    assert slopes.shape == (n_members, *features.shape)
+    leaf = features.clone().requires_grad_()
+    expected = network(leaf, ATOMS)
+    torch.testing.assert_close(energies, expected.detach(), rtol=1e-11, atol=1e-13)
+    for member in range(n_members):
+        (own,) = torch.autograd.grad(expected[member].sum(), leaf, retain_graph=True)
+        torch.testing.assert_close(slopes[member], own, rtol=1e-11, atol=1e-13)
+    assert slopes.abs().amax(dim=(0, 1, 3)).min() > 1e-4
+
+
+def test_single_precision_is_close_to_double():
+    network, features = make_case((8, 5))
+    expected = FoldedNetwork(network, ATOMS, CPU, torch.float64).energies_and_slopes(features)
+    found = FoldedNetwork(network, ATOMS, CPU, torch.float32).energies_and_slopes(features.float())
+    for tensor, other in zip(found, expected, strict=True):
+        assert tensor.dtype == torch.float32
+        torch.testing.assert_close(tensor.double(), other, rtol=0.0, atol=3e-6 * float(other.abs().max()))
+
+
+@pytest.mark.parametrize(
+    "name", ["scale", "weight_O_0", "weight_O_1", "weight_O_2", "bias_O_1", "mean_O", "transform_O"]
+)
+def test_it_is_a_copy(name):
+    network, features = make_case((8, 5))
+    folded = FoldedNetwork(network, ATOMS, CPU, torch.float64)
+    before = [tensor.clone() for tensor in folded.energies_and_slopes(features)]
+    state = network.state_dict()
+    state[name].mul_(2.0)
+    after = folded.energies_and_slopes(features)
+    assert all(torch.equal(*pair) for pair in zip(before, after, strict=True))
+    changed = FoldedNetwork(network, ATOMS, CPU, torch.float64).energies_and_slopes(features)
+    assert not torch.equal(changed[0], before[0])
