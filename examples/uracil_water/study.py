@@ -1,13 +1,16 @@
 """The claims of the method, tested on this system: how fast errors fall with frames, and with the reach into the water.
 
 Trains one network for each number of training frames and each MM cutoff, Delta and direct, on `train.h5`, and judges
-them on `test.h5`. What is done is kept in `study.json`, so that an interrupted study goes on. Ends with a table
-(`study.md`) and two figures.
+them on `test.h5`. What is done is kept in `study_MODEL.json`, so that an interrupted study goes on. Ends with a table
+(`study.md`) and two figures. On fewer frames training takes more epochs, up to four times as many.
 
-    python study.py
+    python study.py direct &        # beside it on another core
+    python study.py Delta
+    python study.py                 # what is missing of both, and the table
 """
 
 import json
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +19,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from deltaqmmm.allocation import keep_freed_memory
 from deltaqmmm.atomic import write_atomically
 from deltaqmmm.config import read_config
 from deltaqmmm.config.training import baseline_name, symmetry_functions, training_settings
@@ -25,34 +29,42 @@ from deltaqmmm.training.figures import Curve, cutoff_figure, learning_figure, sa
 from deltaqmmm.training.judging import judge
 
 HERE = Path(__file__).parent
-RESULTS = HERE / "study.json"
 TARGETS = {"Delta": "delta", "direct": "direct"}
-FRAMES = (30, 60, 120, 240, 300)
+FRAMES = (30, 60, 120, 240)  # and all
 CUTOFFS = (4.0, 6.0, 9.0, 14.0)
 COLUMNS = ("energy", "qm_gradients", "near_mm_gradients", "mm_gradients")
 
 
 def main():
     torch.set_num_threads(1)
+    keep_freed_memory()
     config = read_config(HERE / "box" / "config.toml")
     training, test = read_dataset(HERE / "train.h5"), read_dataset(HERE / "test.h5")
     longest = config.network.mm_cutoff_angstrom
-    runs = [(name, frames, longest) for frames in FRAMES for name in TARGETS]
-    runs += [(name, FRAMES[-1], cutoff) for cutoff in CUTOFFS if cutoff != longest for name in TARGETS]
-    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    for name, frames, cutoff in tqdm(runs, desc="networks", unit="network"):
-        key = f"{name} {frames} {cutoff:g}"
-        if key not in results:
-            results[key] = train(config, training, test, name, frames, cutoff)
-            write_atomically(RESULTS, (json.dumps(results, indent=1) + "\n").encode())
-    report(results, longest)
+    every = len(training.frames)
+    results = {}
+    for name in sys.argv[1:] or TARGETS:
+        file = HERE / f"study_{name}.json"
+        done = json.loads(file.read_text()) if file.exists() else {}
+        runs = [(frames, longest) for frames in (*FRAMES, every)]
+        runs += [(every, cutoff) for cutoff in CUTOFFS if cutoff != longest]
+        for frames, cutoff in tqdm(runs, desc=name, unit="network"):
+            key = f"{name} {frames} {cutoff:g}"
+            if key not in done:
+                done[key] = train(config, training, test, name, frames, cutoff)
+                write_atomically(file, (json.dumps(done, indent=1) + "\n").encode())
+        results |= done
+    if not sys.argv[1:]:
+        report(results, longest, every)
 
 
 def train(config, training, test, name, frames, cutoff):
     """Train one network and judge it."""
     network = replace(config.network, mm_cutoff_angstrom=cutoff)
-    settings = replace(training_settings(config, members=1), target=TARGETS[name])
-    # The first frames of the file: they hold all four kinds of simulation in equal parts.
+    settings = training_settings(config, members=1)
+    epochs = settings.epochs * min(4, round(len(training.frames) / frames))
+    settings = replace(settings, target=TARGETS[name], epochs=epochs, patience=epochs)
+    # The first frames of the file: they stand there in random order.
     chosen = training.with_frames(training.frames[:frames], [])
     start = time.monotonic()
     model = Trainer(chosen, settings, symmetry_functions(replace(config, network=network))).run()
@@ -65,7 +77,7 @@ def errors_of(result, kind="mae", row="errors"):
     return [result[row][column][kind] for column in COLUMNS]
 
 
-def report(results, longest):
+def report(results, longest, every):
     """Write the table and the figures."""
     first = next(iter(results.values()))
     lines = [
@@ -81,13 +93,14 @@ def report(results, longest):
     write_atomically(HERE / "study.md", ("\n".join(lines) + "\n").encode())
     print("\n".join(lines))
     baseline = errors_of(first, row="baseline")[:3]
+    counts = (*FRAMES, every)
     by_frames = {
-        name: Curve(FRAMES, np.array([errors_of(results[f"{name} {n} {longest:g}"])[:3] for n in FRAMES]))
+        name: Curve(counts, np.array([errors_of(results[f"{name} {n} {longest:g}"])[:3] for n in counts]))
         for name in TARGETS
     }
     save_figure(learning_figure(by_frames, baseline), HERE / "figures" / "learning.png")
     by_cutoff = {
-        name: Curve(CUTOFFS, np.array([errors_of(results[f"{name} {FRAMES[-1]} {c:g}"])[:3] for c in CUTOFFS]))
+        name: Curve(CUTOFFS, np.array([errors_of(results[f"{name} {every} {c:g}"])[:3] for c in CUTOFFS]))
         for name in TARGETS
     }
     save_figure(cutoff_figure(by_cutoff, baseline), HERE / "figures" / "cutoff.png")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -13,13 +13,18 @@ from torch import Tensor, nn
 from deltaqmmm.errors import ModelError
 from deltaqmmm.ml.features import combine, pull_back_features
 from deltaqmmm.ml.functions import SymmetryFunctions
-from deltaqmmm.ml.network import CommitteeNetwork, FoldedNetwork
-from deltaqmmm.ml.structure import Structure
+from deltaqmmm.ml.network import CommitteeNetwork, InferenceNetwork
+from deltaqmmm.ml.structure import Neighbours, Structure
 from deltaqmmm.ml.surroundings import Surroundings
 from deltaqmmm.results import FloatArray
 
+if TYPE_CHECKING:
+    # numba takes half a second to import, and is only needed where a correction is evaluated on the CPU.
+    from deltaqmmm.ml.compiled import CompiledSurroundings
+    from deltaqmmm.ml.kernels import ShellTable
+
 TARGETS = ("delta", "direct")
-PAIRS_AT_ONCE = {"cpu": 400_000, "cuda": 100_000_000}
+PAIRS_AT_ONCE = 100_000_000
 """Radial functions between QM atoms and MM sites that are held at once."""
 
 
@@ -129,7 +134,7 @@ class MomentDerivatives:
     """
 
     by_moment: Sequence[Tensor]
-    parts: Sequence[tuple[slice, Surroundings, Tensor]]
+    parts: Sequence[tuple[slice, Surroundings | CompiledSurroundings, Tensor]]
 
     def weighted(self, weights: Tensor) -> tuple[Tensor, Tensor]:
         """See `SiteDerivatives`."""
@@ -284,6 +289,9 @@ class Descriptor:
         types: The MM sites.
         device: Where it computes.
         dtype: Floating type.
+
+    Attributes:
+        compiled: Whether the compiled loops can do it: in float64 on the CPU.
     """
 
     def __init__(
@@ -307,16 +315,37 @@ class Descriptor:
         self._numbers = torch.cat([types.numbers, types.numbers.new_zeros(1)]).to(self.device)
         self._factors = torch.cat([types.factors, types.factors.new_zeros(1)]).to(device=self.device, dtype=dtype)
         self._n_types = types.n_types
+        self._tables: tuple[ShellTable, ShellTable] | None = None
+        self.compiled = self.device.type == "cpu" and dtype == torch.float64
 
     def surroundings(
         self, qm_positions: Tensor, mm_positions: Tensor, mm_charges: Tensor, mm_sites: Tensor
     ) -> tuple[Surroundings, Tensor]:
         """The sums over MM sites, and the derivative of the weights by the charges, shape (B, K)."""
-        factors = self._factors[mm_sites]
-        one_hot = torch.nn.functional.one_hot(self._numbers[mm_sites], self._n_types).to(self.dtype)
+        factors, numbers = self._factors[mm_sites], self._numbers[mm_sites]
+        one_hot = torch.nn.functional.one_hot(numbers, self._n_types).to(self.dtype).transpose(1, 2)
         weights = mm_charges * factors
-        found = Surroundings.between(self.functions, qm_positions, mm_positions, weights, one_hot.transpose(1, 2))
-        return found, factors
+        return Surroundings.between(self.functions, qm_positions, mm_positions, weights, one_hot), factors
+
+    def compiled_surroundings(
+        self, qm_positions: Tensor, mm_positions: Tensor, mm_charges: Tensor, mm_sites: Tensor
+    ) -> tuple[CompiledSurroundings, Tensor]:
+        """The same by compiled loops: float64 on the CPU only."""
+        from deltaqmmm.ml.compiled import CompiledSurroundings, shell_tables
+
+        if self._tables is None:
+            self._tables = shell_tables(self.functions)
+        factors, numbers = self._factors[mm_sites], self._numbers[mm_sites]
+        given = (qm_positions, mm_positions, mm_charges * factors, numbers)
+        return CompiledSurroundings.between(self._tables, *given, self._n_types), factors
+
+    def pull_back_neighbours(self, neighbours: Neighbours, radial: Tensor, angular: Tensor) -> Tensor:
+        """See `Neighbours.pull_back`."""
+        if not self.compiled:
+            return neighbours.pull_back(radial, angular)
+        from deltaqmmm.ml.kernels import neighbour_pull_back
+
+        return neighbour_pull_back(neighbours, radial, angular)
 
 
 class Correction:
@@ -339,7 +368,7 @@ class Correction:
         self.n_members = model.n_members
         elements = model.info.elements
         self._descriptor = Descriptor(model.functions, elements, qm_symbols, types, device, dtype)
-        self._network = FoldedNetwork(model.network, self._descriptor.atoms, device, dtype)
+        self._network = InferenceNetwork(model.network, self._descriptor.atoms, device, dtype)
         self._offset = sum(float(model.offsets[elements.index(symbol)]) for symbol in qm_symbols)
 
     def evaluate(
@@ -360,19 +389,22 @@ class Correction:
         centre = qm.mean(dim=1, keepdim=True)
         qm, mm = (qm - centre).to(dtype), (mm - centre).to(dtype)
         charges, sites = mm_charges.detach().to(device=device, dtype=dtype), mm_sites.to(device)
-        # Few frames at once on the CPU: what is computed for one frame then stays in the cache.
-        per_frame = max(1, qm.shape[1] * mm.shape[1] * len(self.model.functions.mm_radial))
-        step = max(1, PAIRS_AT_ONCE["cuda" if device.type == "cuda" else "cpu"] // per_frame)
-        parts = []
-        for start in range(0, len(qm), step):
-            part = slice(start, start + step)
-            parts.append((part, *descriptor.surroundings(qm[part], mm[part], charges[part], sites[part])))
+        parts: list[tuple[slice, Surroundings | CompiledSurroundings, Tensor]] = []
+        if descriptor.compiled:
+            parts.append((slice(0, len(qm)), *descriptor.compiled_surroundings(qm, mm, charges, sites)))
+        else:
+            # What is held at once is bounded.
+            per_frame = max(1, qm.shape[1] * mm.shape[1] * len(self.model.functions.mm_radial))
+            step = max(1, PAIRS_AT_ONCE // per_frame)
+            for start in range(0, len(qm), step):
+                part = slice(start, start + step)
+                parts.append((part, *descriptor.surroundings(qm[part], mm[part], charges[part], sites[part])))
         neighbours = descriptor.structure(qm)
         shells = [torch.cat(shell) for shell in zip(*(around.moments() for _, around, _ in parts), strict=True)]
         moments = [*neighbours.moments(), *shells]
         energies, slopes = self._network.energies_and_slopes(combine(moments))
         by_radial, by_angular, *by_moment = pull_back_features(moments, slopes)
-        qm_gradients = neighbours.pull_back(by_radial, by_angular)
+        qm_gradients = descriptor.pull_back_neighbours(neighbours, by_radial, by_angular)
         for part, around, _ in parts:
             for gradients, jacobian in zip(by_moment, around.jacobians(), strict=True):
                 qm_gradients[:, part] += torch.einsum("cbifxt,bifxty->cbiy", gradients[:, part], jacobian)

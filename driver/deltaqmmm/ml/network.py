@@ -1,14 +1,16 @@
 """Per-element networks for all members of a committee at once.
 
-    E = scale * sum_i N_e(i)(T_e (G_i - mean_e))
+    E = scale * sum_i N_e(i)(bounded(T_e (G_i - mean_e)))
 
 with N_e a small feed-forward network for element e of atom i, and T_e a fixed linear map that makes the features
-uncorrelated and of unit variance over the training set.
+uncorrelated over the training set. An input z is bounded by its reach c, some standard deviations over the training
+set: z / (1 + (z / c)^4)^(1/4) is z where there are training data, and far from them it never leaves (-c, c).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
@@ -39,6 +41,7 @@ class CommitteeNetwork(nn.Module):
         for element, inputs in zip(elements, n_inputs, strict=True):
             self.register_buffer(f"mean_{element}", torch.zeros(n_features))
             self.register_buffer(f"transform_{element}", torch.zeros(n_features, inputs))
+            self.register_buffer(f"reach_{element}", torch.ones(inputs))
             widths = [inputs, *hidden, 1]
             for layer, (width_in, width_out) in enumerate(pairwise(widths)):
                 weight = torch.empty(n_members, width_in, width_out)
@@ -80,6 +83,7 @@ class CommitteeNetwork(nn.Module):
                 continue
             mean, transform = self.get_buffer(f"mean_{element}"), self.get_buffer(f"transform_{element}")
             inputs = (features.index_select(-2, indices) - mean) @ transform
+            inputs = bounded(inputs, self.get_buffer(f"reach_{element}"))
             values = inputs.reshape(*features.shape[:-3], -1, inputs.shape[-1])
             if values.dim() == 2:
                 values = values.expand(self.n_members, -1, -1)
@@ -105,8 +109,13 @@ class CommitteeNetwork(nn.Module):
         return single
 
 
-class FoldedNetwork:
-    """The same networks for inference: the linear maps are part of the first layers, derivatives come without a graph.
+def bounded(values: Tensor, reach: Tensor) -> Tensor:
+    """Values as they are where they are small against the reach, and less than it where they are large."""
+    return values * (1.0 + (values / reach).square().square()).sqrt().rsqrt()
+
+
+class InferenceNetwork:
+    """The same networks for inference: what the members share is computed once, derivatives come without a graph.
 
     Args:
         network: The committee.
@@ -119,18 +128,23 @@ class FoldedNetwork:
         self, network: CommitteeNetwork, atoms: Sequence[Tensor], device: torch.device, dtype: torch.dtype
     ) -> None:
         self.n_members = network.n_members
-        self._scale = network.get_buffer("scale").detach().clone().to(device=device, dtype=dtype)
-        self._elements: list[tuple[Tensor, list[Tensor], list[Tensor]]] = []
-        for element, indices in zip(network.elements, atoms, strict=True):
-            if len(indices) == 0:
-                continue
-            layers = range(len(network.hidden) + 1)
-            weights = [network.get_parameter(f"weight_{element}_{layer}").detach().clone().double() for layer in layers]
-            biases = [network.get_parameter(f"bias_{element}_{layer}").detach().clone().double() for layer in layers]
-            weights[0] = network.get_buffer(f"transform_{element}").double() @ weights[0]
-            biases[0] = biases[0] - (network.get_buffer(f"mean_{element}").double() @ weights[0])[:, None]
-            place = [[tensor.to(device=device, dtype=dtype) for tensor in tensors] for tensors in (weights, biases)]
-            self._elements.append((indices.to(device), place[0], place[1]))
+        copied = {
+            name: tensor.detach().clone().to(device=device, dtype=dtype)
+            for name, tensor in network.state_dict().items()
+        }
+        self._scale = copied["scale"]
+        self._elements = [
+            _ElementNetworks(
+                atoms=indices.to(device),
+                mean=copied[f"mean_{element}"],
+                transform=copied[f"transform_{element}"],
+                reach=copied[f"reach_{element}"],
+                weights=[copied[f"weight_{element}_{layer}"] for layer in range(len(network.hidden) + 1)],
+                biases=[copied[f"bias_{element}_{layer}"] for layer in range(len(network.hidden) + 1)],
+            )
+            for element, indices in zip(network.elements, atoms, strict=True)
+            if len(indices) > 0
+        ]
 
     def energies_and_slopes(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Energies of the members, without the offsets of the elements, and their derivatives by the features.
@@ -144,18 +158,39 @@ class FoldedNetwork:
         n_frames, n_atoms, n_features = features.shape
         energies = features.new_zeros(self.n_members, n_frames)
         slopes = features.new_empty(self.n_members, n_frames, n_atoms, n_features)
-        for indices, weights, biases in self._elements:
-            values = features.index_select(1, indices).reshape(-1, n_features).expand(self.n_members, -1, -1)
-            bends = []
-            for layer, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
-                values = torch.baddbmm(bias, values, weight)
-                if layer < len(weights) - 1:
-                    gates = torch.sigmoid(values)
-                    values = values * gates
-                    bends.append(gates + values * (1.0 - gates))
-            energies += values.reshape(self.n_members, n_frames, -1).sum(dim=-1)
-            by_value = weights[-1].transpose(1, 2)
-            for weight, bend in zip(reversed(weights[:-1]), reversed(bends), strict=True):
-                by_value = (by_value * bend) @ weight.transpose(1, 2)
-            slopes[:, :, indices] = by_value.reshape(self.n_members, n_frames, -1, n_features)
+        for networks in self._elements:
+            found, by_feature = networks.energies_and_slopes(features.index_select(1, networks.atoms).flatten(0, 1))
+            energies += found.reshape(self.n_members, n_frames, -1).sum(dim=-1)
+            slopes[:, :, networks.atoms] = by_feature.reshape(self.n_members, n_frames, -1, n_features)
         return energies * self._scale, slopes.mul_(self._scale)
+
+
+@dataclass(frozen=True, eq=False)
+class _ElementNetworks:
+    """The networks of one element; see `CommitteeNetwork`."""
+
+    atoms: Tensor
+    mean: Tensor
+    transform: Tensor
+    reach: Tensor
+    weights: Sequence[Tensor]
+    biases: Sequence[Tensor]
+
+    def energies_and_slopes(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Of N atoms with features (N, F): outputs (C, N, 1) and their derivatives (C, N, F)."""
+        inputs = (features - self.mean) @ self.transform
+        powers = 1.0 + (inputs / self.reach).square().square()
+        roots = powers.sqrt().rsqrt()
+        values = (inputs * roots).expand(len(self.weights[0]), -1, -1)
+        bends: list[Tensor] = []
+        for weight, bias in zip(self.weights, self.biases, strict=True):
+            values = torch.baddbmm(bias, values, weight)
+            if len(bends) < len(self.weights) - 1:
+                gates = torch.sigmoid(values)
+                values = values * gates
+                bends.append(gates + values * (1.0 - gates))
+        by_value = self.weights[-1].transpose(1, 2)
+        for weight, bend in zip(reversed(self.weights[:-1]), reversed(bends), strict=True):
+            by_value = (by_value * bend) @ weight.transpose(1, 2)
+        # The derivative of z (1 + (z/c)^4)^(-1/4) is (1 + (z/c)^4)^(-5/4).
+        return values, (by_value * (roots / powers)) @ self.transform.T

@@ -172,7 +172,7 @@ class Shell:
 
     def _sums(self, radial: Tensor, count: int) -> Tensor:
         """Sums of weighted radial functions times the first so many rows, shape (B, n, F, count, T)."""
-        n_frames, n_qm, n_functions, n_neighbours = radial.shape
+        n_frames, n_qm, n_functions, _ = radial.shape
         rows = self.rows[:, :, :count]
         if self.types.shape[1] == 1:
             factors = rows * self.weights[:, None, None]
@@ -184,7 +184,7 @@ class Shell:
 
     def _spread(self, gradients: Tensor, radial: Tensor) -> Tensor:
         """Of (C, B, n, F, R, T), for each neighbour the sum over the functions, with its type: (B, n, C, R, K)."""
-        n_members, n_frames, n_qm, n_functions, n_moments, n_types = gradients.shape
+        n_members, n_frames, n_qm, _, n_moments, n_types = gradients.shape
         # One product of matrices for each pair of frame and QM atom, over all members, monomials and types.
         rows = gradients.permute(1, 2, 0, 4, 5, 3).flatten(2, 4)
         values = (rows @ radial).reshape(n_frames, n_qm, n_members, n_moments, n_types, radial.shape[-1])

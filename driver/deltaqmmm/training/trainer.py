@@ -35,6 +35,9 @@ from deltaqmmm.units import KJ_PER_MOL
 
 FEWEST_FRAMES = 10
 CHECKPOINT_SECONDS = 20.0
+REACH = 6.0
+"""Standard deviations over the training set beyond which an input of the networks grows no more: a water that comes
+closer than any before would else make energies of any size."""
 VALIDATION_BATCH = 64
 
 
@@ -244,14 +247,15 @@ class Trainer:
         features = torch.cat([_features(part) for part in self._batches(torch.arange(len(frames)), VALIDATION_BATCH)])
         maps = [_decorrelate(features[:, atoms].flatten(0, 1), settings) for atoms in self._atoms]
         count = n_features(self.functions, len(self.elements), len(self.mm_types))
-        inputs = [transform.shape[1] for _, transform in maps]
+        inputs = [transform.shape[1] for _, transform, _ in maps]
         network = CommitteeNetwork(self.elements, count, inputs, settings.hidden, settings.members)
         network.initialise(
             [torch.Generator().manual_seed(settings.seed * 1000 + member) for member in range(settings.members)]
         )
-        for element, (mean, transform) in zip(self.elements, maps, strict=True):
+        for element, (mean, transform, reach) in zip(self.elements, maps, strict=True):
             network.get_buffer(f"mean_{element}").copy_(mean)
             network.get_buffer(f"transform_{element}").copy_(transform)
+            network.get_buffer(f"reach_{element}").copy_(reach)
         network.get_buffer("scale").fill_(max(float(self._targets.std()), KJ_PER_MOL))
         return network
 
@@ -377,8 +381,8 @@ def _features(frames: PreparedFrames) -> Tensor:
     return combine([tensor.double() for tensor in frames.moments()])
 
 
-def _decorrelate(features: Tensor, settings: TrainingSettings) -> tuple[Tensor, Tensor]:
-    """Mean (F,) of features (N, F), and the map (F, D) to uncorrelated combinations.
+def _decorrelate(features: Tensor, settings: TrainingSettings) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean (F,) of features (N, F), the map (F, D) to uncorrelated combinations, and how far these may reach (D,).
 
     The combination of variance v (of features of unit variance each) is divided by a power of v: with the power 0 all
     keep their sizes, and networks learn the large ones first; with 1/2 all get the same size, noise included.
@@ -392,4 +396,5 @@ def _decorrelate(features: Tensor, settings: TrainingSettings) -> tuple[Tensor, 
     values, vectors = torch.linalg.eigh(standard.T @ standard / len(features))
     kept = values > settings.smallest_variance * values.mean()
     largest = values.max()
-    return mean, inverse[:, None] * vectors[:, kept] / (largest.sqrt() * (values[kept] / largest) ** settings.whitening)
+    transform = inverse[:, None] * vectors[:, kept] / (largest.sqrt() * (values[kept] / largest) ** settings.whitening)
+    return mean, transform, REACH * (centred @ transform).square().mean(dim=0).sqrt()

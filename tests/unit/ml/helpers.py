@@ -83,6 +83,9 @@ def make_model(
             for name, size in (("mean", 0.5), ("transform", 1.5 / math.sqrt(count))):
                 buffer = network.get_buffer(f"{name}_{element}")
                 buffer.copy_(size * torch.randn(buffer.shape, generator=generator, dtype=torch.float64))
+            # Inputs are of the order of 1: some are noticeably bounded.
+            reach = network.get_buffer(f"reach_{element}")
+            reach.copy_(1.5 + 1.5 * torch.rand(reach.shape, generator=generator, dtype=torch.float64))
         network.get_buffer("scale").fill_(0.02)
     info = ModelInfo(
         target=target,
@@ -317,6 +320,8 @@ def plain_energies(model, symbols, qm, mm, charges, sites):
             values = (all_features[i] - network.get_buffer(f"mean_{symbol}")) @ network.get_buffer(
                 f"transform_{symbol}"
             )
+            reach = network.get_buffer(f"reach_{symbol}")
+            values = values / (1.0 + (values / reach) ** 4) ** 0.25
             for layer in range(len(network.hidden) + 1):
                 weight = network.get_parameter(f"weight_{symbol}_{layer}").detach()[member]
                 bias = network.get_parameter(f"bias_{symbol}_{layer}").detach()[member, 0]

@@ -222,7 +222,8 @@ def test_derivatives_of_the_near_sites_alone(parts, monkeypatch):
     frames[1][2] *= 30.0 / frames[1][2].norm(dim=-1, keepdim=True)
     correction = bind(make_model())
     if parts == 2:
-        monkeypatch.setattr(committee_module, "PAIRS_AT_ONCE", {"cpu": 2 * 4 * 8 * 4, "cuda": 1})
+        correction._descriptor.compiled = False
+        monkeypatch.setattr(committee_module, "PAIRS_AT_ONCE", 2 * 4 * 8 * 4)
     result = correction.evaluate(*frames)
     assert len(result.sites.parts) == parts
     nearest = torch.cdist(frames[1], frames[0]).min(dim=2).values
@@ -438,3 +439,15 @@ def test_equal_molecules_far_apart_add_up():
     single = bind(model).evaluate(one, *nothing)
     double = bind(model, FORMALDEHYDE * 2).evaluate(torch.cat([one, one + 40.0], dim=1), *nothing)
     torch.testing.assert_close(double.energies, 2.0 * single.energies, rtol=1e-12, atol=0.0)
+
+
+@pytest.mark.parametrize("mm_weight", ["charge", "count"])
+def test_compiled_loops_and_whole_arrays_agree(mm_weight):
+    frames = make_frames(n_frames=3, n_sites=8)
+    correction = bind(make_model(small_functions(mm_weight=mm_weight)))
+    assert correction._descriptor.compiled
+    found = correction.evaluate(*frames)
+    correction._descriptor.compiled = False
+    expected = correction.evaluate(*frames)
+    for name in ("energies", "qm_gradients", "mm_gradients", "charge_gradients"):
+        torch.testing.assert_close(getattr(found, name), getattr(expected, name), rtol=1e-10, atol=1e-13)

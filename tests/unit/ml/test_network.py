@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from deltaqmmm.ml.network import FoldedNetwork
+from deltaqmmm.ml.network import InferenceNetwork, bounded
 from tests.unit.ml.helpers import make_model
 
 CPU = torch.device("cpu")
@@ -23,7 +23,7 @@ def make_case(hidden, n_members=3):
 @pytest.mark.parametrize("n_members", [1, 3])
 def test_energies_and_slopes_are_those_of_the_networks(hidden, n_members):
     network, features = make_case(hidden, n_members)
-    energies, slopes = FoldedNetwork(network, ATOMS, CPU, torch.float64).energies_and_slopes(features)
+    energies, slopes = InferenceNetwork(network, ATOMS, CPU, torch.float64).energies_and_slopes(features)
     assert slopes.shape == (n_members, *features.shape)
     leaf = features.clone().requires_grad_()
     expected = network(leaf, ATOMS)
@@ -36,23 +36,32 @@ def test_energies_and_slopes_are_those_of_the_networks(hidden, n_members):
 
 def test_single_precision_is_close_to_double():
     network, features = make_case((8, 5))
-    expected = FoldedNetwork(network, ATOMS, CPU, torch.float64).energies_and_slopes(features)
-    found = FoldedNetwork(network, ATOMS, CPU, torch.float32).energies_and_slopes(features.float())
+    expected = InferenceNetwork(network, ATOMS, CPU, torch.float64).energies_and_slopes(features)
+    found = InferenceNetwork(network, ATOMS, CPU, torch.float32).energies_and_slopes(features.float())
     for tensor, other in zip(found, expected, strict=True):
         assert tensor.dtype == torch.float32
         torch.testing.assert_close(tensor.double(), other, rtol=0.0, atol=3e-6 * float(other.abs().max()))
 
 
 @pytest.mark.parametrize(
-    "name", ["scale", "weight_O_0", "weight_O_1", "weight_O_2", "bias_O_1", "mean_O", "transform_O"]
+    "name", ["scale", "weight_O_0", "weight_O_1", "weight_O_2", "bias_O_1", "mean_O", "transform_O", "reach_O"]
 )
 def test_it_is_a_copy(name):
     network, features = make_case((8, 5))
-    folded = FoldedNetwork(network, ATOMS, CPU, torch.float64)
+    folded = InferenceNetwork(network, ATOMS, CPU, torch.float64)
     before = [tensor.clone() for tensor in folded.energies_and_slopes(features)]
     state = network.state_dict()
     state[name].mul_(2.0)
     after = folded.energies_and_slopes(features)
     assert all(torch.equal(*pair) for pair in zip(before, after, strict=True))
-    changed = FoldedNetwork(network, ATOMS, CPU, torch.float64).energies_and_slopes(features)
+    changed = InferenceNetwork(network, ATOMS, CPU, torch.float64).energies_and_slopes(features)
     assert not torch.equal(changed[0], before[0])
+
+
+def test_inputs_are_bounded_far_from_the_training_set():
+    reach = torch.tensor([2.0, 6.0], dtype=torch.float64)
+    values = torch.tensor([[0.2, 0.6], [2.0, -6.0], [2000.0, -6000.0]], dtype=torch.float64)
+    found = bounded(values, reach)
+    torch.testing.assert_close(found[0], values[0], rtol=3e-5, atol=0.0)
+    torch.testing.assert_close(found[1], torch.tensor([2.0, -6.0]).double() / 2.0**0.25)
+    torch.testing.assert_close(found[2], torch.tensor([2.0, -6.0]).double(), rtol=1e-9, atol=0.0)

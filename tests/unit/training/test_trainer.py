@@ -468,6 +468,8 @@ def test_whitened_features_have_no_mean_and_no_correlation():
         own = features[:, atoms].flatten(0, 1)
         inputs = (own - network.get_buffer(f"mean_{element}")) @ network.get_buffer(f"transform_{element}")
         covariance = inputs.T @ inputs / len(inputs)
+        reach = network.get_buffer(f"reach_{element}").double()
+        torch.testing.assert_close(reach, 6.0 * covariance.diagonal().sqrt(), rtol=1e-3, atol=0.0)
         assert inputs.shape[1] > 3
         torch.testing.assert_close(inputs.mean(dim=0), torch.zeros(inputs.shape[1]).double(), rtol=0.0, atol=1e-3)
         scaled = covariance / covariance.diagonal().mean()

@@ -1,0 +1,334 @@
+"""The compiled loops against `Shell`, which computes the same with whole arrays."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+
+import numba
+import numpy as np
+import pytest
+import torch
+
+from deltaqmmm.ml import RadialFunction, Shell, default_functions
+from deltaqmmm.ml.kernels import (
+    ShellTable,
+    _Kernel,
+    neighbour_pull_back,
+    shell_pull_back,
+    shell_sums,
+    tensor_pull_back,
+    tensor_sums,
+)
+from deltaqmmm.ml.structure import Structure
+from tests.unit.ml.helpers import small_functions
+
+CUTOFF = 9.0
+DEFAULT = default_functions()
+FUNCTIONS = {
+    "all kinds": (
+        RadialFunction("g1"),
+        RadialFunction("g2", eta=0.05),
+        RadialFunction("g2", eta=0.2, shift=3.5),
+        RadialFunction("g3", kappa=0.8),
+        # Of the same exponent as the one above, but no square of it.
+        RadialFunction("g2", eta=0.4, shift=1.5),
+    ),
+    "squares and equals, in any order": tuple(
+        RadialFunction("g2", eta=eta) for eta in (0.08, 0.02, 0.16, 0.04, 0.11, 0.22, 0.11)
+    ),
+    "outer": DEFAULT.mm_radial,
+    "inner": DEFAULT.mm_near_radial,
+    "flat and equal": (RadialFunction("g2"), RadialFunction("g2"), RadialFunction("g1")),
+    "none": (),
+}
+
+
+def make_frames(n_types=1, n_frames=2, n_qm=3, n_sites=40, n_padded=3, width=12.0, seed=4):
+    """QM atoms, sites, weights and types; some sites have no weight, and the last ones are padding."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def uniform(*shape):
+        return 2.0 * torch.rand(*shape, generator=generator, dtype=torch.float64) - 1.0
+
+    qm, mm, weights = (
+        2.5 * uniform(n_frames, n_qm, 3),
+        width * uniform(n_frames, n_sites, 3),
+        uniform(n_frames, n_sites),
+    )
+    weights[:, ::7] = 0.0
+    types = torch.randint(n_types, (n_frames, n_sites), generator=generator)
+    if n_padded:
+        mm[:, -n_padded:] = 1e4 + 10.0 * torch.arange(n_padded)[:, None]
+        weights[:, -n_padded:] = 0.0
+    return qm, mm, weights, types
+
+
+def shell_of(functions, cutoff, rank, qm, mm, weights, types, n_types):
+    vectors = mm.transpose(1, 2)[:, None] - qm[..., None]
+    one_hot = torch.nn.functional.one_hot(types, n_types).to(qm.dtype).transpose(1, 2)
+    return Shell.between(functions, cutoff, rank, vectors, (vectors * vectors).sum(dim=2), weights, one_hot)
+
+
+def random_gradients(shape, n_members=3):
+    return torch.randn(n_members, *shape, generator=torch.Generator().manual_seed(8), dtype=torch.float64)
+
+
+def assert_equal(found, expected):
+    """To 1e-11 of the largest element."""
+    largest = float(expected.abs().max()) if expected.numel() else 0.0
+    torch.testing.assert_close(found, expected, rtol=0.0, atol=1e-11 * largest)
+
+
+def assert_as_shell(functions, rank, frames, n_types, cutoff=CUTOFF):
+    table = ShellTable.of(functions, cutoff, rank)
+    shell = shell_of(functions, cutoff, rank, *frames, n_types)
+    moments, jacobian = tensor_sums(table, *frames, n_types)
+    # Function by function: the largest of all says little of the others.
+    for index in range(len(functions)):
+        assert_equal(moments[:, :, index], shell.moments()[:, :, index])
+        assert_equal(jacobian[:, :, index], shell.jacobian()[:, :, index])
+    assert moments.shape == shell.moments().shape
+    assert jacobian.shape == shell.jacobian().shape
+    gradients = random_gradients(moments.shape)
+    for found, expected in zip(tensor_pull_back(table, *frames, gradients), shell.pull_back(gradients), strict=True):
+        assert found.shape == expected.shape
+        assert_equal(found, expected)
+
+
+@pytest.mark.parametrize("functions", FUNCTIONS.values(), ids=FUNCTIONS.keys())
+@pytest.mark.parametrize("rank", [0, 1, 2])
+@pytest.mark.parametrize("n_types", [1, 3])
+def test_as_shell(functions, rank, n_types):
+    frames = make_frames(n_types)
+    distances = torch.cdist(*frames[:2])
+    assert 0.1 < (distances < CUTOFF).double().mean() < 0.9
+    assert_as_shell(functions, rank, frames, n_types)
+
+
+def test_as_shell_for_a_higher_rank():
+    assert_as_shell(FUNCTIONS["all kinds"], 3, make_frames(2), 2)
+
+
+@pytest.mark.parametrize("n_sites", [1, 7, 8, 9, 255, 256, 257, 700])
+def test_as_shell_for_full_blocks_and_others(n_sites):
+    # All sites are within the cutoff.
+    frames = make_frames(n_frames=1, n_qm=2, n_sites=n_sites, n_padded=0, width=3.0)
+    frames[2][:] += 2.0
+    assert_as_shell(FUNCTIONS["all kinds"], 1, frames, 1)
+
+
+@pytest.mark.parametrize("n_padded", [0, 5])
+def test_no_sites_or_padding_alone(n_padded):
+    frames = make_frames(n_sites=n_padded, n_padded=n_padded)
+    assert_as_shell(FUNCTIONS["all kinds"], 2, frames, 2)
+    for sums in tensor_sums(ShellTable.of(FUNCTIONS["outer"], CUTOFF, 2), *frames, 2):
+        assert sums.abs().sum() == 0.0
+
+
+def test_sites_in_one_place_and_sites_at_an_atom():
+    qm, mm, weights, types = make_frames()
+    mm[0, 2] = mm[0, 1]
+    mm[0, 1], mm[0, 3], mm[1, 4] = qm[0, 0], qm[0, 1] + 1e-9, qm[1, 2] + 1e-200
+    for name in ("outer", "inner", "squares and equals, in any order"):
+        assert_as_shell(FUNCTIONS[name], 2, (qm, mm, weights, types), 1)
+    # Here whole arrays divide by the distance; a very small one is the limit.
+    close = mm.clone()
+    close[0, 1] += 1e-12
+    close[1, 4] += 1e-12
+    functions = FUNCTIONS["all kinds"]
+    table, shell = ShellTable.of(functions, CUTOFF, 2), shell_of(functions, CUTOFF, 2, qm, close, weights, types, 1)
+    moments, jacobian = tensor_sums(table, qm, mm, weights, types, 1)
+    torch.testing.assert_close(moments, shell.moments(), rtol=1e-10, atol=1e-9)
+    assert jacobian.isfinite().all()
+
+
+@pytest.mark.parametrize("eta", [1e-6, 0.3, 7.0, 60.0])
+def test_gaussians_to_the_last_digits(eta):
+    # Down to where the exponential function is less than the smallest number.
+    distances = np.linspace(0.0, 0.999 * CUTOFF, 800)
+    table = ShellTable.of((RadialFunction("g2", eta=eta),), CUTOFF, 0)
+    mm = np.stack([distances, 0.0 * distances, 0.0 * distances], axis=1)[:, None]
+    ones, zeros = np.ones((len(mm), 1)), np.zeros((len(mm), 1), dtype=np.int64)
+    found, _ = shell_sums(table, np.zeros((len(mm), 1, 3)), mm, ones, zeros, 1)
+    expected = [math.exp(-eta * r * r) * (1.0 - (r / CUTOFF) ** 6) ** 3 for r in distances]
+    # The argument and the ratio to the cutoff are rounded too.
+    ratios = (distances / CUTOFF) ** 6
+    allowed = 5e-16 * (2.0 + eta * distances**2 + 18.0 * ratios / (1.0 - ratios))
+    assert (np.abs(found.ravel() - expected) <= allowed * expected + 1e-300).all()
+
+
+def test_derivatives_by_finite_differences():
+    functions, n_types, step = FUNCTIONS["all kinds"], 2, 1e-4
+    qm, mm, weights, _ = frames = [tensor.numpy() for tensor in make_frames(n_types)]
+    table = ShellTable.of(functions, CUTOFF, 2)
+    moments, jacobian = shell_sums(table, *frames, n_types)
+    gradients = random_gradients(moments.shape, 1).numpy() / np.abs(moments).max(axis=(0, 1, 4))[:, :, None]
+    by_site, by_weight = np.zeros((1, *mm.shape)), np.zeros((1, *weights.shape))
+    shell_pull_back(table, *frames, gradients, by_site, by_weight)
+    by_atom = np.einsum("bifrt,bifrty->biy", gradients[0], jacobian)
+
+    def energy(array, place, change):
+        kept, array[place] = array[place], array[place] + change
+        found, _ = shell_sums(table, *frames, n_types)
+        array[place] = kept
+        return (gradients[0] * found).sum()
+
+    within = np.argwhere((np.linalg.norm(mm[:, :, None] - qm[:, None], axis=-1) < 0.9 * CUTOFF).any(axis=2))
+    checked = [(qm, by_atom, (1, 2, axis)) for axis in range(3)]
+    for frame, site in within[::5]:
+        checked += [(mm, by_site[0], (frame, site, axis)) for axis in range(3)]
+        checked.append((weights, by_weight[0], (frame, site)))
+    assert len(checked) > 15
+    for array, derivatives, place in checked:
+        expected = (energy(array, place, step) - energy(array, place, -step)) / (2.0 * step)
+        assert derivatives[place] == pytest.approx(expected, rel=1e-6, abs=1e-6)
+
+
+def test_pull_back_adds_to_what_there_is():
+    functions, n_types = FUNCTIONS["inner"], 2
+    frames = [tensor.numpy() for tensor in make_frames(n_types)]
+    table = ShellTable.of(functions, CUTOFF, 1)
+    gradients = random_gradients(shell_sums(table, *frames, n_types)[0].shape, 2).numpy()
+    once = [np.zeros((2, *array.shape)) for array in frames[1:3]]
+    shell_pull_back(table, *frames, gradients, *once)
+    assert all(np.abs(array).max() > 0.1 for array in once)
+    again = [array + 3.0 for array in once]
+    shell_pull_back(table, *frames, gradients, *again)
+    for first, second in zip(once, again, strict=True):
+        np.testing.assert_allclose(second, 2.0 * first + 3.0, rtol=1e-13, atol=1e-12)
+
+
+def test_sites_without_weight_have_derivatives_by_it():
+    frames = make_frames()
+    weightless = (frames[2] == 0.0) & (torch.cdist(frames[1], frames[0]).amin(dim=2) < 0.8 * CUTOFF)
+    assert weightless.sum() > 2
+    table = ShellTable.of(FUNCTIONS["outer"], CUTOFF, 1)
+    gradients = random_gradients(tensor_sums(table, *frames, 1)[0].shape, 1)
+    by_site, by_weight = tensor_pull_back(table, *frames, gradients)
+    assert (by_weight[0][weightless] != 0.0).all()
+    assert (by_site[0][weightless] == 0.0).all()
+
+
+def test_tensors_that_are_not_contiguous():
+    frames = make_frames(2)
+    strided = [torch.stack([tensor, tensor], dim=-1)[..., 0] for tensor in frames]
+    assert not any(tensor.is_contiguous() for tensor in strided)
+    table = ShellTable.of(FUNCTIONS["outer"], CUTOFF, 1)
+    expected, found = tensor_sums(table, *frames, 2), tensor_sums(table, *strided, 2)
+    torch.testing.assert_close(found, expected, rtol=0.0, atol=0.0)
+    gradients = random_gradients(expected[0].shape)
+    turned = gradients.transpose(0, 5).contiguous().transpose(0, 5)
+    torch.testing.assert_close(
+        tensor_pull_back(table, *strided, turned),
+        tensor_pull_back(table, *frames, gradients),
+        rtol=0.0,
+        atol=0.0,
+    )
+
+
+@pytest.mark.parametrize("place", ["qm", "mm", "weights"])
+def test_what_is_not_a_number_shows(place):
+    frames = dict(zip(("qm", "mm", "weights", "types"), make_frames(), strict=True))
+    # Within the cutoff, but for itself.
+    frames["mm"][1, 1] = frames["qm"][1, 1] + 1.0
+    frames[place][1, 1] = math.nan
+    moments, jacobian = tensor_sums(ShellTable.of(FUNCTIONS["inner"], CUTOFF, 1), *frames.values(), 1)
+    assert moments[1].isnan().any()
+    assert jacobian[1].isnan().any()
+    assert moments[0].isfinite().all()
+
+
+def test_wrong_arrays():
+    table = ShellTable.of(FUNCTIONS["outer"], CUTOFF, 1)
+    qm, mm, weights, types = frames = [tensor.numpy() for tensor in make_frames(2)]
+    by_site, by_weight = np.zeros((1, *mm.shape)), np.zeros((1, *weights.shape))
+    gradients = np.zeros((1, *shell_sums(table, *frames, 2)[0].shape))
+    with pytest.raises(ValueError, match="the QM positions have shape"):
+        shell_sums(table, qm[:1], mm, weights, types, 2)
+    with pytest.raises(ValueError, match=r"the MM positions have .* float32"):
+        shell_sums(table, qm, mm.astype(np.float32), weights, types, 2)
+    with pytest.raises(ValueError, match="the weights have shape"):
+        shell_sums(table, qm, mm, weights[:, 1:], types, 2)
+    with pytest.raises(ValueError, match=r"the types have .* int32"):
+        shell_sums(table, qm, mm, weights, types.astype(np.int32), 2)
+    with pytest.raises(ValueError, match="the gradients have shape"):
+        shell_pull_back(table, *frames, gradients[:, :, :, 1:], by_site, by_weight)
+    with pytest.raises(ValueError, match="by_weight have shape"):
+        shell_pull_back(table, *frames, gradients, by_site, by_weight[:, :, 1:])
+    with pytest.raises(ValueError, match="by_site is added to in place"):
+        shell_pull_back(table, *frames, gradients, np.zeros((1, *mm.shape[::-1])).transpose(0, 3, 2, 1), by_weight)
+
+
+@pytest.mark.parametrize("wrong", [-1, 2])
+def test_types_that_there_are_not(wrong):
+    table = ShellTable.of(FUNCTIONS["outer"], CUTOFF, 1)
+    qm, mm, weights, types = make_frames(2)
+    # Padding may have any.
+    types[:, -1] = wrong
+    moments, _ = tensor_sums(table, qm, mm, weights, types, 2)
+    mm[1, 1] = qm[1, 1] + 1.0
+    types[1, 1] = wrong
+    with pytest.raises(ValueError, match="from 0 to 1"):
+        tensor_sums(table, qm, mm, weights, types, 2)
+    with pytest.raises(ValueError, match="from 0 to 1"):
+        tensor_pull_back(table, qm, mm, weights, types, random_gradients(moments.shape))
+
+
+# ----------------------------------------------------------------------------------- where nothing can be kept on disk
+
+
+def imported(file):
+    """A function from a file of its own, for numba keeps only such."""
+    file.write_text("def is_positive(number):\n    return number > 0\n")
+    specification = importlib.util.spec_from_file_location(file.stem, file)
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module.is_positive
+
+
+def test_loops_are_kept_on_disk(tmp_path, monkeypatch):
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path / "kept"))
+    kernel = _Kernel(imported(tmp_path / "some.py"))
+    assert kernel(1)
+    assert len(list((tmp_path / "kept").rglob("*.nbc"))) == 1
+
+
+def test_no_folder_to_keep_the_loops():
+    room = {}
+    exec("def is_positive(number):\n    return number > 0\n", room)  # in no file, which numba does not keep
+    with pytest.raises(RuntimeError, match="no locator available"):
+        numba.njit(cache=True)(room["is_positive"])
+    kernel = _Kernel(room["is_positive"])
+    assert kernel(1)
+    assert not kernel(-1)
+
+
+def test_a_folder_that_can_no_longer_be_written(tmp_path, monkeypatch):
+    folder = tmp_path / "kept"
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(folder))
+    kernel = _Kernel(imported(tmp_path / "other.py"))
+    assert folder.is_dir()
+    # A file in its place.
+    for inside in folder.iterdir():
+        inside.rmdir()
+    folder.rmdir()
+    folder.write_text("")
+    assert kernel(1)
+    assert not kernel(-1)
+
+
+@pytest.mark.parametrize("n_members", [1, 3])
+def test_neighbours_are_those_of_whole_arrays(n_members):
+    generator = torch.Generator().manual_seed(4)
+    positions = 3.0 * torch.randn(2, 5, 3, generator=generator, dtype=torch.float64)
+    symbols, elements = ("O", "H", "C", "H", "C"), ("C", "H", "N", "O")
+    neighbours = Structure(small_functions(), elements, symbols, torch.device("cpu"), torch.float64)(positions)
+    radial, angular = (
+        torch.randn(n_members, *moments.shape, generator=generator, dtype=torch.float64)
+        for moments in neighbours.moments()
+    )
+    expected = neighbours.pull_back(radial, angular)
+    found = neighbour_pull_back(neighbours, radial, angular)
+    assert expected.abs().max() > 0.1
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12 * float(expected.abs().max()))
