@@ -45,8 +45,8 @@ def run(folder, *, corrected):
     shutil.copytree(EXAMPLE / "box", folder, dirs_exist_ok=True)
     text = (folder / "config.toml").read_text()
     head, correction = text.split("[correction]")
+    assert "delta.safetensors" in correction
     model = f'[correction]\nmodel = "{EXAMPLE / "delta.safetensors"}"\n'
-    assert "model" in correction
     (folder / "config.toml").write_text(head + (model if corrected else ""))
     address = unique_name("nve")
     text = input_xml(

@@ -27,10 +27,10 @@ def judged(test_set):
             for name in ("delta", "direct")}  # fmt: skip
 
 
-def test_the_bounds_that_the_example_meets(judged):
+def test_the_errors_that_the_example_tells(judged):
     baseline, delta = judged["delta"].rows
     direct = judged["direct"].rows[1]
-    assert delta.energy.mae <= 1.0
+    assert delta.energy.mae <= 1.2
     assert delta.qm_gradients.mae <= 4.2
     assert delta.near_mm_gradients.mae <= 0.35 * baseline.near_mm_gradients.mae
     assert delta.mm_gradients.mae < 0.5 * baseline.mm_gradients.mae
@@ -39,7 +39,7 @@ def test_the_bounds_that_the_example_meets(judged):
 
 def test_the_spread_goes_with_the_error(judged):
     spreads = judged["delta"].spreads
-    assert spreads.force_correlation > 0.3
+    assert spreads.gradient.pearson > 0.3
 
 
 def test_a_frame_far_outside_the_training_set_shows(test_set):
