@@ -73,6 +73,10 @@ def make_dataset(n_frames=20):
     """Frames with 7, 5 and (one of them) no MM sites; labels of random networks."""
     network = make_model(ONE_SHELL, elements=("C", "H", "O"), n_members=1, hidden=(4,), seed=9)
     other = make_model(ONE_SHELL, elements=("C", "H", "O"), n_members=1, hidden=(4,), seed=10)
+    for model in (network, other):
+        for element in ("C", "H", "O"):
+            # Labels without bounds: what is learned need not be as rough as that.
+            model.network.get_buffer(f"reach_{element}").fill_(1e6)
     qm, mm, charges, sites = make_frames(n_frames, 7, seed=12, spread=0.15)
     frames = []
     for index in range(n_frames):
