@@ -53,7 +53,7 @@ class TrainingSettings:
     mm_gradient_cutoff: float = 14.0 * ANGSTROM
     patience: int = 100
     hidden: tuple[int, ...] = (64, 64)
-    smallest_variance: float = 1e-5
+    smallest_variance: float = 1e-3
     whitening: float = 0.15
     averaging: float = 0.98
 
