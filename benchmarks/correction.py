@@ -2,9 +2,9 @@
 
     python benchmarks/correction.py          (or: --threads 1 2 --batch 8 --output correction.json)
 
-Frames move a little from step to step as in a simulation. All terms are measured within the same evaluations, which take
-turns between the models; medians, per frame. The MM term is left out (`terms = dftb, correction`), so that nothing runs
-beside the two. The floor is the time of the networks' matrix products alone, as many and as large as they are.
+Frames move a little from step to step as in a simulation. All terms are measured within the same evaluations, which
+take turns between the models; medians, per frame. The MM term is left out (`terms = dftb, correction`), so that
+nothing runs beside the two. The floor is the time of the networks' matrix products alone.
 """
 
 import argparse
@@ -12,6 +12,7 @@ import json
 import re
 import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -91,7 +92,7 @@ class Run:
         widths = [network.n_features, *network.hidden, 1]
         pairs = [
             (torch.ones(network.n_members, rows, a).double(), torch.ones(network.n_members, a, b).double())
-            for a, b in zip(widths, widths[1:], strict=False)
+            for a, b in pairwise(widths)
         ]
         start = time.perf_counter()
         for left, right in pairs:
