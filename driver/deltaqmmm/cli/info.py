@@ -1,4 +1,4 @@
-"""`deltaqmmm info`: what a dataset file holds."""
+"""`deltaqmmm info`: what a dataset file or a model file holds."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -15,11 +15,13 @@ from deltaqmmm.units import ANGSTROM, KJ_PER_MOL
 
 if TYPE_CHECKING:
     from deltaqmmm.dataset import Dataset
+    from deltaqmmm.ml import CommitteeModel
     from deltaqmmm.results import FloatArray
 
 DESCRIPTION = """\
-Print what a dataset file holds: the system, what the labels mean, where the frames come from, and how far the baseline
-is from the reference. The whole file is read and checked."""
+Print what a file holds. Of a dataset: the system, what the labels mean, where the frames come from, and how far the
+baseline is from the reference. Of a model (.safetensors): what it corrects, what it knows, how it was trained, and its
+errors. The whole file is read and checked."""
 
 
 def add_parser(commands: Any, parents: Sequence[argparse.ArgumentParser]) -> None:  # noqa: ANN401 - private type of argparse
@@ -27,33 +29,107 @@ def add_parser(commands: Any, parents: Sequence[argparse.ArgumentParser]) -> Non
     parser = commands.add_parser(
         "info",
         parents=parents,
-        help="what a dataset file holds",
+        help="what a dataset or a model holds",
         description=DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("file", type=Path, help="dataset file")
+    parser.add_argument("file", type=Path, help="dataset (HDF5) or model (.safetensors)")
     parser.add_argument("--failures", type=int, default=10, metavar="N", help="failed frames to list (default 10)")
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
+    if options.file.suffix == ".safetensors":
+        show_model(options.file)
+    else:
+        show_dataset(options.file, options.failures)
+    return 0
+
+
+def show_dataset(file: Path, failures: int) -> None:
+    """Print what a dataset holds, and so many of its failed frames."""
     from deltaqmmm.dataset import read_dataset
     from deltaqmmm.dataset.schema import VERSION
 
-    dataset = read_dataset(options.file)
-    size = options.file.stat().st_size / 1e6
-    print(f"{options.file}: dataset of deltaqmmm, version {VERSION}, atomic units, {size:.2f} MB")
-    print("\n".join(f"  {name:<16} {value}" for name, value in overview(dataset)))
+    dataset = read_dataset(file)
+    _title(file, "dataset", VERSION)
+    _lines(overview(dataset))
     if dataset.frames:
         print(f"\n{sources_table(dataset)}\n\n{differences_table(dataset)}")
-    shown = dataset.failures[: options.failures]
+    shown = dataset.failures[:failures]
     if dataset.failures:
         print(f"\n{len(dataset.failures)} frames failed and were passed over:")
         print("\n".join(f"  {failure.source}: {failure.reason}" for failure in shown))
     if len(shown) < len(dataset.failures):
         print(f"  and {len(dataset.failures) - len(shown)} more (--failures N lists N of them)")
-    return 0
+
+
+def show_model(file: Path) -> None:
+    """Print what a model file holds."""
+    from deltaqmmm.ml import load_model
+    from deltaqmmm.ml.model_file import VERSION
+
+    model = load_model(file)
+    _title(file, "model", VERSION)
+    _lines(model_overview(model))
+    metrics = model.info.provenance.get("metrics")
+    if isinstance(metrics, Mapping):
+        print(f"\n{errors_table(metrics)}")
+
+
+def model_overview(model: CommitteeModel) -> list[tuple[str, str]]:
+    """Names and values of what a model is."""
+    from deltaqmmm.dataset.contents import settings_hash
+
+    info, functions = model.info, model.functions
+    target = (
+        "reference - baseline (delta)" if info.target == "delta" else "reference, in place of the baseline (direct)"
+    )
+    widths = ", ".join(map(str, model.network.hidden))
+    inputs = zip(info.elements, model.network.n_inputs, strict=True)
+    reaches = {
+        "QM neighbours": functions.qm_cutoff,
+        "angles and directions": functions.angular_cutoff,
+        "MM sites": functions.mm_cutoff,
+        "near MM sites": functions.mm_near_cutoff,
+    }
+    rows = [
+        ("energy", target),
+        ("members", f"{info.n_members}, of {info.n_parameters:,} parameters each; hidden layers of {widths}"),
+        ("QM elements", ", ".join(f"{element} ({count} inputs)" for element, count in inputs)),
+        ("MM types", f"{', '.join(info.mm_types)} (by {functions.mm_type_by}, weighted by {functions.mm_weight})"),
+        ("cutoffs", ", ".join(f"{name} {reach / ANGSTROM:.4g}" for name, reach in reaches.items()) + " angstrom"),
+    ]
+    for name in ("embedding", "level", "baseline"):
+        values: Mapping[str, object] = getattr(info, name)
+        rows.append((name, f"{_inline(values)}  [{settings_hash(values)}]"))
+    trained = {name: value for name, value in info.provenance.items() if name not in ("training", "metrics")}
+    rows.append(("made with", _inline(trained)))
+    training = info.provenance.get("training")
+    if isinstance(training, Mapping):
+        rows.append(("training", _inline(training)))
+    return rows
+
+
+def errors_table(metrics: Mapping[str, Any]) -> str:
+    """The errors that were measured when the model was trained, MAE / RMSE."""
+    names = ("energy", "qm_gradients", "near_mm_gradients", "mm_gradients")
+    rows = [
+        [row["model"], *[f"{row[name]['mae']:.3g} / {row[name]['rmse']:.3g}" if row[name] else "-" for name in names]]
+        for row in cast("Sequence[Mapping[str, Any]]", metrics["rows"])
+    ]
+    header = [f"errors on {metrics['frames']}", "energy", "QM gradients", "MM gradients near", "all MM gradients"]
+    return table(header, rows) + "\n  MAE / RMSE; energies in kJ/mol, gradients in kJ/mol/angstrom"
+
+
+def _title(file: Path, kind: str, version: int) -> None:
+    size = file.stat().st_size / 1e6
+    print(f"{file}: {kind} of deltaqmmm, version {version}, atomic units, {size:.2f} MB")
+
+
+def _lines(rows: Sequence[tuple[str, str]]) -> None:
+    print("\n".join(f"  {name:<16} {value}" for name, value in rows))
 
 
 def overview(dataset: Dataset) -> list[tuple[str, str]]:
