@@ -76,9 +76,11 @@ def add_correction(config):
     """What a user would write into config.toml: the baseline that the model was trained on, and the model."""
     text = re.sub(r'(?m)^dispersion = "none".*$', 'dispersion = "d3bj"', config.read_text())
     model = os.path.relpath(MODEL, config.parent)
-    text += f'\n[correction]\nmodel = "{model}"  # a committee: PBE0-D3 minus DFTB3-D3\n'
-    config.write_text(text)
-    print(f'\nconfig.toml gets [dftb] dispersion = "d3bj" and [correction] model = "{model}".')
+    shipped = (HERE / "box" / "config.toml").read_text()
+    limit = re.search(r"(?m)^energy_spread_limit_kj_per_mol = \S+", shipped)[0]
+    lines = [f'model = "{model}"  # a committee: PBE0-D3 minus DFTB3-D3', 'action = "fade"', limit]
+    config.write_text("\n".join([text, "[correction]", *lines, ""]))
+    print('\nconfig.toml gets [dftb] dispersion = "d3bj" and [correction]:', *lines, sep="\n    ")
 
 
 def start_program(command, folder, log, stack):
