@@ -189,9 +189,14 @@ class TrainingSection:
     validation_fraction: float = key(
         number(above=0.0, maximum=0.5), "part of the frames that each member is judged by and does not learn from", 0.1
     )
-    epochs: int = key(integer(minimum=1), "at most; the learning rate falls to a hundredth over this time", 300)
+    epochs: int = key(integer(minimum=1), "at most; the learning rate falls to a hundredth over this time", 200)
     batch_size: int = key(integer(minimum=1), "frames per step", 8)
-    learning_rate: float = key(number(above=0.0, maximum=1.0), "of the Adam optimiser at the start", 1e-2)
+    learning_rate: float = key(number(above=0.0, maximum=1.0), "of the AdamW optimiser at the start", 1e-2)
+    weight_decay: float = key(
+        number(minimum=0.0),
+        "of that optimiser: the larger, the smoother are the networks, and the slower they learn",
+        0.03,
+    )
     energy_weight: float = key(number(minimum=0.0), "of squared energy errors in kJ/mol", 3.0)
     qm_gradient_weight: float = key(
         number(minimum=0.0), "of squared errors of QM gradient components in kJ/mol/angstrom", 1.0

@@ -24,6 +24,7 @@ def training_settings(config: Config, members: int | None = None) -> TrainingSet
         epochs=training.epochs,
         batch_size=training.batch_size,
         learning_rate=training.learning_rate,
+        weight_decay=training.weight_decay,
         energy_weight=training.energy_weight,
         qm_gradient_weight=training.qm_gradient_weight,
         mm_gradient_weight=training.mm_gradient_weight,

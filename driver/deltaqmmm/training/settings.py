@@ -25,7 +25,8 @@ class TrainingSettings:
         validation_fraction: Part of the frames that each member does not learn from but is judged by.
         epochs: At most; the learning rate falls from its first value to a hundredth of it over this time.
         batch_size: Frames per step.
-        learning_rate: Of the Adam optimiser at the start.
+        learning_rate: Of the AdamW optimiser at the start.
+        weight_decay: Of that optimiser: each step takes this part of the learning rate off the weights, not the biases.
         energy_weight: Of squared errors in kJ/mol.
         qm_gradient_weight: Of squared errors in kJ/mol/angstrom.
         mm_gradient_weight: Of squared errors in kJ/mol/angstrom.
@@ -43,9 +44,10 @@ class TrainingSettings:
     members: int = 4
     seed: int = 1
     validation_fraction: float = 0.1
-    epochs: int = 300
+    epochs: int = 200
     batch_size: int = 8
     learning_rate: float = 1e-2
+    weight_decay: float = 0.03
     energy_weight: float = 3.0
     qm_gradient_weight: float = 1.0
     mm_gradient_weight: float = 200.0
@@ -73,6 +75,8 @@ class TrainingSettings:
             raise ConfigError(f"the weights of the loss are {weights}: not negative, and one of them positive.")
         if not self.learning_rate > 0.0:
             raise ConfigError(f"learning_rate = {self.learning_rate}: a positive number is needed.")
+        if not (self.weight_decay >= 0.0 and math.isfinite(self.weight_decay)):
+            raise ConfigError(f"weight_decay = {self.weight_decay}: a number from 0 up is needed.")
         if not 0.0 <= self.averaging < 1.0:
             raise ConfigError(f"averaging = {self.averaging}: a number from 0 to below 1 is needed.")
 

@@ -124,7 +124,14 @@ class Trainer:
         self._best_losses = torch.full((settings.members,), math.inf, dtype=torch.float64)
         self._best_epochs = [0] * settings.members
         self._epoch = 0
-        self._optimiser = torch.optim.Adam(self._network.parameters(), lr=settings.learning_rate, betas=(0.9, 0.99))
+        named = list(self._network.named_parameters())
+        weights = [parameter for name, parameter in named if name.startswith("weight")]
+        others = [parameter for name, parameter in named if not name.startswith("weight")]
+        self._optimiser = torch.optim.AdamW(
+            [{"params": weights, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}],
+            lr=settings.learning_rate,
+            betas=(0.9, 0.99),
+        )
         self._checkpoint = checkpoint
         self._saved = time.monotonic()
         if checkpoint is not None and checkpoint.exists():

@@ -239,6 +239,23 @@ def test_training_lowers_the_error(target):
     assert trainer.history[-1].training.shape == trainer.history[-1].validation.shape == (2, 3)
 
 
+def test_weights_decay_by_the_learning_rate():
+    """In three epochs little is learned: what becomes of the first layer is the decay."""
+    settings = replace(SETTINGS, epochs=3, learning_rate=1e-2, averaging=0.0, patience=50)
+    steps = math.ceil(len(make_dataset().frames) / settings.batch_size)
+    rates = sum(steps * learning_rate(settings, epoch) for epoch in range(settings.epochs))
+    sizes = {}
+    for decay in (0.0, 5.0):
+        trainer = Trainer(make_dataset(), replace(settings, weight_decay=decay), FUNCTIONS)
+        trainer.run()
+        sizes[decay] = {
+            name: float(parameter.detach().norm()) for name, parameter in trainer._network.named_parameters()
+        }
+    shrunk = {name: sizes[5.0][name] / size for name, size in sizes[0.0].items()}
+    inner = [ratio for name, ratio in shrunk.items() if name.startswith("weight") and name.endswith("_0")]
+    assert max(abs(ratio - math.exp(-5.0 * rates)) for ratio in inner) < 0.05, (inner, math.exp(-5.0 * rates))
+
+
 def test_validation_errors_are_those_of_the_averaged_networks_on_held_out_frames():
     # In the first epochs the last state is the best one, and the model holds it.
     trainer, model = trained(replace(SETTINGS, epochs=2, patience=50))
@@ -509,6 +526,8 @@ def test_the_mean_energy_is_taken_off():
         ({"mm_gradient_weight": math.nan}, "weights"),
         ({"learning_rate": 0.0}, "learning_rate"),
         ({"learning_rate": math.nan}, "learning_rate"),
+        ({"weight_decay": -1e-3}, "weight_decay"),
+        ({"weight_decay": math.inf}, "weight_decay"),
         ({"averaging": 1.0}, "averaging"),
     ],
 )
