@@ -4,13 +4,10 @@ from deltaqmmm.ml.committee import (
     CommitteeModel,
     CommitteeResult,
     Correction,
-    Descriptor,
     ModelInfo,
-    SiteDerivatives,
-    SiteTypes,
-    StoredDerivatives,
-    type_names,
 )
+from deltaqmmm.ml.derivatives import SiteDerivatives, StoredDerivatives
+from deltaqmmm.ml.descriptor import Descriptor, SiteTypes, type_names
 from deltaqmmm.ml.features import combine, n_features
 from deltaqmmm.ml.functions import RadialFunction, SymmetryFunctions, default_functions
 from deltaqmmm.ml.model_file import load_model, save_model

@@ -1,27 +1,17 @@
-"""The compiled loops against `Shell`, which computes the same with whole arrays."""
+"""The compiled loops over sites against `Shell`, which computes the same with whole arrays."""
 
 from __future__ import annotations
 
-import importlib.util
 import math
 
-import numba
 import numpy as np
 import pytest
 import torch
 
 from deltaqmmm.ml import RadialFunction, Shell, default_functions
-from deltaqmmm.ml.kernels import (
-    ShellTable,
-    _Kernel,
-    neighbour_pull_back,
-    shell_pull_back,
-    shell_sums,
-    tensor_pull_back,
-    tensor_sums,
-)
-from deltaqmmm.ml.structure import Structure
-from tests.unit.ml.helpers import small_functions
+from deltaqmmm.ml.compiled.shell_pull_back import shell_pull_back
+from deltaqmmm.ml.compiled.shell_sums import shell_sums
+from deltaqmmm.ml.compiled.tables import ShellTable
 
 CUTOFF = 9.0
 DEFAULT = default_functions()
@@ -68,6 +58,19 @@ def shell_of(functions, cutoff, rank, qm, mm, weights, types, n_types):
     vectors = mm.transpose(1, 2)[:, None] - qm[..., None]
     one_hot = torch.nn.functional.one_hot(types, n_types).to(qm.dtype).transpose(1, 2)
     return Shell.between(functions, cutoff, rank, vectors, (vectors * vectors).sum(dim=2), weights, one_hot)
+
+
+def tensor_sums(table, *frames):
+    """`shell_sums` of tensors."""
+    *frames, n_types = frames
+    return [torch.from_numpy(sums) for sums in shell_sums(table, *(tensor.numpy() for tensor in frames), n_types)]
+
+
+def tensor_pull_back(table, qm, mm, weights, types, gradients):
+    """`shell_pull_back` of tensors, from zero."""
+    found = np.zeros((len(gradients), *mm.shape)), np.zeros((len(gradients), *weights.shape))
+    shell_pull_back(table, *(tensor.numpy() for tensor in (qm, mm, weights, types, gradients)), *found)
+    return [torch.from_numpy(array) for array in found]
 
 
 def random_gradients(shape, n_members=3):
@@ -273,62 +276,3 @@ def test_types_that_there_are_not(wrong):
         tensor_sums(table, qm, mm, weights, types, 2)
     with pytest.raises(ValueError, match="from 0 to 1"):
         tensor_pull_back(table, qm, mm, weights, types, random_gradients(moments.shape))
-
-
-# ----------------------------------------------------------------------------------- where nothing can be kept on disk
-
-
-def imported(file):
-    """A function from a file of its own, for numba keeps only such."""
-    file.write_text("def is_positive(number):\n    return number > 0\n")
-    specification = importlib.util.spec_from_file_location(file.stem, file)
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module.is_positive
-
-
-def test_loops_are_kept_on_disk(tmp_path, monkeypatch):
-    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path / "kept"))
-    kernel = _Kernel(imported(tmp_path / "some.py"))
-    assert kernel(1)
-    assert len(list((tmp_path / "kept").rglob("*.nbc"))) == 1
-
-
-def test_no_folder_to_keep_the_loops():
-    room = {}
-    exec("def is_positive(number):\n    return number > 0\n", room)  # in no file, which numba does not keep
-    with pytest.raises(RuntimeError, match="no locator available"):
-        numba.njit(cache=True)(room["is_positive"])
-    kernel = _Kernel(room["is_positive"])
-    assert kernel(1)
-    assert not kernel(-1)
-
-
-def test_a_folder_that_can_no_longer_be_written(tmp_path, monkeypatch):
-    folder = tmp_path / "kept"
-    monkeypatch.setattr(numba.config, "CACHE_DIR", str(folder))
-    kernel = _Kernel(imported(tmp_path / "other.py"))
-    assert folder.is_dir()
-    # A file in its place.
-    for inside in folder.iterdir():
-        inside.rmdir()
-    folder.rmdir()
-    folder.write_text("")
-    assert kernel(1)
-    assert not kernel(-1)
-
-
-@pytest.mark.parametrize("n_members", [1, 3])
-def test_neighbours_are_those_of_whole_arrays(n_members):
-    generator = torch.Generator().manual_seed(4)
-    positions = 3.0 * torch.randn(2, 5, 3, generator=generator, dtype=torch.float64)
-    symbols, elements = ("O", "H", "C", "H", "C"), ("C", "H", "N", "O")
-    neighbours = Structure(small_functions(), elements, symbols, torch.device("cpu"), torch.float64)(positions)
-    radial, angular = (
-        torch.randn(n_members, *moments.shape, generator=generator, dtype=torch.float64)
-        for moments in neighbours.moments()
-    )
-    expected = neighbours.pull_back(radial, angular)
-    found = neighbour_pull_back(neighbours, radial, angular)
-    assert expected.abs().max() > 0.1
-    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12 * float(expected.abs().max()))

@@ -1,0 +1,60 @@
+"""How the loops are compiled: at the first call, and kept on disk where numba finds a place for them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import numba
+
+# Division by zero is not looked for: a branch in a loop is in the way of vector instructions.
+_OPTIONS: dict[str, Any] = {"nogil": True, "no_cfunc_wrapper": True, "error_model": "numpy"}
+
+# Called by others alone, a function needs no way in from Python, which would take as long to compile as itself.
+_INNER: dict[str, Any] = {**_OPTIONS, "no_cpython_wrapper": True}
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def inlined(*flags: str) -> Callable[[_Function], _Function]:
+    """Compile a function for use in others; the flags say how floating-point operations may be rearranged."""
+
+    def compiled(function: _Function) -> _Function:
+        found: Any = numba.njit(fastmath=set(flags), **_INNER)(function)
+        return cast(_Function, found)
+
+    return compiled
+
+
+def _state_of_sources() -> str:
+    """A short name for what is compiled: the files of this folder, and that with the kinds of functions."""
+    here = Path(__file__).resolve().parent
+    files = [*sorted(here.glob("*.py")), here.parent / "functions.py"]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files if file.is_file())).hexdigest()[:12]
+
+
+_SOURCES = _state_of_sources()
+
+
+class Kernel:
+    """A compiled function that is kept on disk if possible, and compiled anew in each process if not."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        # numba looks for changes in the file of a function alone, and not in those of the functions that it calls.
+        function.__qualname__ = f"{function.__qualname__}_{_SOURCES}"
+        self._function = function
+        self._compiled: Callable[..., Any]
+        try:
+            self._compiled = numba.njit(cache=True, **_OPTIONS)(function)
+        except RuntimeError:  # no folder to keep it in
+            self._compiled = numba.njit(**_OPTIONS)(function)
+
+    def __call__(self, *arguments: object) -> bool:
+        """What the function returns."""
+        try:
+            return bool(self._compiled(*arguments))
+        except OSError:  # the folder can no longer be written: a full disk. The loops themselves use no files.
+            self._compiled = numba.njit(**_OPTIONS)(self._function)
+            return bool(self._compiled(*arguments))

@@ -1,0 +1,131 @@
+"""The sums of `shells.Shell` over the sites around each QM atom.
+
+What `Shell` computes with whole arrays of all pairs is done here for the sites within the cutoff of one QM atom, some
+hundred at a time, so that the work stays in the fastest cache.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from deltaqmmm.ml.compiled.arrays import checked_frames
+from deltaqmmm.ml.compiled.jit import Kernel, inlined
+from deltaqmmm.ml.compiled.radial_loops import multiply_rows, radial_functions
+from deltaqmmm.ml.compiled.site_loops import clear, find_within, load, sort_sites
+from deltaqmmm.ml.compiled.tables import BLOCK, GROUP, Block, RadialTable, RowTable, ShellTable, Sites, shell_room
+from deltaqmmm.ml.compiled.threads import over_frames
+from deltaqmmm.results import FloatArray, IntArray
+
+
+@inlined("contract", "reassoc", "nsz")
+def _add_dots(left: FloatArray, index: int, rows: FloatArray, row: int, size: int, sums: FloatArray) -> None:
+    """Add the scalar products of two of the left with a group of rows."""
+    a0 = a1 = a2 = a3 = a4 = b0 = b1 = b2 = b3 = b4 = 0.0
+    for pair in range(size):
+        a, b = left[index, pair], left[index + 1, pair]
+        r0, r1, r2 = rows[row, pair], rows[row + 1, pair], rows[row + 2, pair]
+        r3, r4 = rows[row + 3, pair], rows[row + 4, pair]
+        a0 += a * r0
+        a1 += a * r1
+        a2 += a * r2
+        a3 += a * r3
+        a4 += a * r4
+        b0 += b * r0
+        b1 += b * r1
+        b2 += b * r2
+        b3 += b * r3
+        b4 += b * r4
+    first, second = sums[index], sums[index + 1]
+    first[row] += a0
+    first[row + 1] += a1
+    first[row + 2] += a2
+    first[row + 3] += a3
+    first[row + 4] += a4
+    second[row] += b0
+    second[row + 1] += b1
+    second[row + 2] += b2
+    second[row + 3] += b3
+    second[row + 4] += b4
+
+
+@Kernel
+def _fill_shell_sums(
+    first: int,
+    last: int,
+    radial: RadialTable,
+    table: RowTable,
+    qm: FloatArray,
+    mm: FloatArray,
+    weights: FloatArray,
+    types: IntArray,
+    moments: FloatArray,
+    jacobian: FloatArray,
+    sites: Sites,
+    block: Block,
+) -> bool:
+    """Fill in moments (B, n, F, R, T) and jacobian (B, n, F, R, T, 3) of the frames from the first up to the last.
+
+    False for a type that there is not.
+    """
+    n_functions, n_moments, n_rows = len(radial.kinds), len(table.raised), len(table.parents)
+    values, slopes, rows, plain, steep = block.values, block.slopes, block.rows, block.plain, block.steep
+    for frame in range(first, last):
+        if not sort_sites(radial.cutoff, qm[frame], mm[frame], weights[frame], types[frame], False, sites):
+            return False
+        for atom in range(qm.shape[1]):
+            centre = qm[frame, atom]
+            for kind in range(moments.shape[4]):
+                clear(plain, *plain.shape)
+                clear(steep, *steep.shape)
+                count = find_within(radial.cutoff, centre, kind, sites)
+                for begin in range(0, count, BLOCK):
+                    size = load(centre, sites, begin, min(begin + BLOCK, count), block.pairs)
+                    radial_functions(radial, block, size)
+                    for pair in range(size):
+                        rows[0, pair] = block.pairs[3, pair]
+                    multiply_rows(table, n_rows, block.pairs, rows, size)
+                    for index in range(0, n_functions, 2):
+                        for row in range(0, n_moments, GROUP):
+                            _add_dots(values, index, rows, row, size, plain)
+                        for row in range(0, n_rows, GROUP):
+                            _add_dots(slopes, index, rows, row, size, steep)
+                for index in range(n_functions):
+                    for row in range(n_moments):
+                        moments[frame, atom, index, row, kind] = plain[index, row]
+                        for y in range(3):
+                            along = table.raised_by[row, y] * steep[index, table.raised[row, y]]
+                            turning = table.lowered_by[row, y] * plain[index, table.lowered[row, y]]
+                            jacobian[frame, atom, index, row, kind, y] = -2.0 * along - turning
+    return True
+
+
+def shell_sums(
+    table: ShellTable, qm: FloatArray, mm: FloatArray, weights: FloatArray, types: IntArray, n_types: int
+) -> tuple[FloatArray, FloatArray]:
+    """`Shell.moments` and `Shell.jacobian` of monomials of vectors.
+
+    Args:
+        table: The functions.
+        qm: Shape (B, n, 3), bohr.
+        mm: Shape (B, K, 3), bohr.
+        weights: Shape (B, K).
+        types: Type of each site with weight, from 0 up, shape (B, K).
+        n_types: Number of types T.
+
+    Returns:
+        Moments, shape (B, n, F, R, T), and their derivatives by the position of their atom, shape (B, n, F, R, T, 3).
+
+    Raises:
+        ValueError: Arrays of other shapes or kinds, or a type that there is not.
+    """
+    given = checked_frames(qm, mm, weights, types)
+    moments = np.empty((*qm.shape[:2], table.n_functions, table.n_rows, n_types))
+    jacobian = np.empty((*moments.shape, 3))
+
+    def work(first: int, last: int) -> bool:
+        room = shell_room(table, mm.shape[1], n_types)
+        return _fill_shell_sums(first, last, table.radial, table.rows, *given, moments, jacobian, *room)
+
+    if not over_frames(work, len(qm)):
+        raise ValueError(f"the types of sites must be from 0 to {n_types - 1}.")
+    return moments, jacobian

@@ -1,0 +1,123 @@
+"""The sites of a frame in order of their types, and those around one QM atom."""
+
+from __future__ import annotations
+
+import math
+
+from deltaqmmm.ml.compiled.jit import inlined
+from deltaqmmm.ml.compiled.tables import LANES, Sites
+from deltaqmmm.results import FloatArray, IntArray
+
+
+@inlined("contract")
+def middle(qm: FloatArray) -> tuple[float, float, float, float]:
+    """The centre of the QM atoms of one frame, and how far the furthest of them is from it."""
+    x0 = y0 = z0 = widest = 0.0
+    for atom in range(len(qm)):
+        x0, y0, z0 = x0 + qm[atom, 0] / len(qm), y0 + qm[atom, 1] / len(qm), z0 + qm[atom, 2] / len(qm)
+    for atom in range(len(qm)):
+        widest = max(widest, (qm[atom, 0] - x0) ** 2 + (qm[atom, 1] - y0) ** 2 + (qm[atom, 2] - z0) ** 2)
+    return x0, y0, z0, math.sqrt(widest)
+
+
+@inlined("contract")
+def sort_sites(
+    cutoff: float,
+    qm: FloatArray,
+    mm: FloatArray,
+    weights: FloatArray,
+    types: IntArray,
+    weightless: bool,
+    sites: Sites,
+) -> bool:
+    """Those sites of one frame that may be within the cutoff of a QM atom; False for a type that there is not."""
+    x0, y0, z0, widest = middle(qm)
+    # A little more, for roundings.
+    furthest = (cutoff + widest) ** 2 * (1.0 + 1e-6)
+    n_types = len(sites.starts) - 1
+    for kind in range(n_types):
+        sites.ends[kind] = 0
+    count = 0
+    for site in range(len(mm)):
+        beyond = (mm[site, 0] - x0) ** 2 + (mm[site, 1] - y0) ** 2 + (mm[site, 2] - z0) ** 2 > furthest
+        # What is not a number goes on, so that it shows.
+        if beyond or (weights[site] == 0.0 and not weightless):
+            continue
+        if types[site] < 0 or types[site] >= n_types:
+            return False
+        sites.ends[types[site]] += 1
+        sites.within[count] = site
+        count += 1
+    sites.starts[0] = 0
+    for kind in range(n_types):
+        sites.starts[kind + 1] = sites.starts[kind] + sites.ends[kind]
+        sites.ends[kind] = sites.starts[kind]
+    for index in range(count):
+        site = sites.within[index]
+        place = sites.ends[types[site]]
+        sites.ends[types[site]] += 1
+        sites.table[0, place], sites.table[1, place], sites.table[2, place] = mm[site, 0], mm[site, 1], mm[site, 2]
+        sites.table[3, place] = weights[site]
+        sites.numbers[place] = site
+    return True
+
+
+@inlined("contract")
+def list_near(distance: float, qm: FloatArray, mm: FloatArray, places: IntArray) -> int:
+    """List the sites of one frame that are nearer than a distance to a QM atom; how many there are."""
+    x0, y0, z0, widest = middle(qm)
+    furthest, limit, count = (distance + widest) ** 2 * (1.0 + 1e-6), distance**2, 0
+    for site in range(len(mm)):
+        x, y, z = mm[site, 0], mm[site, 1], mm[site, 2]
+        if (x - x0) ** 2 + (y - y0) ** 2 + (z - z0) ** 2 > furthest:
+            continue
+        for atom in range(len(qm)):
+            if (x - qm[atom, 0]) ** 2 + (y - qm[atom, 1]) ** 2 + (z - qm[atom, 2]) ** 2 < limit:
+                places[count] = site
+                count += 1
+                break
+    return count
+
+
+@inlined("contract")
+def find_within(cutoff: float, centre: FloatArray, kind: int, sites: Sites) -> int:
+    """List the sites of one type that are within the cutoff of a centre; how many there are."""
+    x, y, z, limit = centre[0], centre[1], centre[2], cutoff**2
+    start, stop, table = sites.starts[kind], sites.starts[kind + 1], sites.table
+    for site in range(start, stop):
+        sites.squared[site] = (table[0, site] - x) ** 2 + (table[1, site] - y) ** 2 + (table[2, site] - z) ** 2
+    count = 0
+    for site in range(start, stop):
+        # Without a branch that cannot be foretold.
+        sites.within[count] = site
+        count += 1 - int(sites.squared[site] >= limit)
+    return count
+
+
+@inlined("contract")
+def load(centre: FloatArray, sites: Sites, begin: int, end: int, pairs: FloatArray) -> int:
+    """Make pairs of a centre and some of the sites within the cutoff.
+
+    Returns their number, filled up to a multiple of the lanes with pairs of no weight.
+    """
+    x, y, z, size, table = centre[0], centre[1], centre[2], end - begin, sites.table
+    for pair in range(size):
+        site = sites.within[begin + pair]
+        pairs[0, pair] = table[0, site] - x
+        pairs[1, pair] = table[1, site] - y
+        pairs[2, pair] = table[2, site] - z
+        pairs[3, pair] = table[3, site]
+    filled = LANES * ((size + LANES - 1) // LANES)
+    for pair in range(size, filled):
+        pairs[0, pair] = pairs[1, pair] = pairs[2, pair] = pairs[3, pair] = 0.0
+    for pair in range(filled):
+        pairs[4, pair] = pairs[0, pair] ** 2 + pairs[1, pair] ** 2 + pairs[2, pair] ** 2
+    return filled
+
+
+@inlined()
+def clear(array: FloatArray, n_rows: int, n_columns: int) -> None:
+    """Set so many rows and columns to zero."""
+    for row in range(n_rows):
+        for column in range(n_columns):
+            array[row, column] = 0.0

@@ -1,0 +1,274 @@
+"""Radial functions and directions between the QM atoms, and their derivatives: `structure.Neighbours`.
+
+The sums of one QM atom over its neighbours of one element are Q numbers: F radial functions, then for each of F'
+angular functions the R monomials of directions. Of each pair of atoms are kept the direction and the distance, the
+slopes of the radial functions, values and slopes of the radial parts of the angular functions, and the monomials; all
+are zero between atoms beyond the cutoffs.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from deltaqmmm.ml.compiled.jit import Kernel, inlined
+from deltaqmmm.ml.compiled.radial_loops import multiply_rows, radial_functions
+from deltaqmmm.ml.compiled.site_loops import clear
+from deltaqmmm.ml.compiled.tables import LANES, Block, RadialTable, RowTable, block_room, radial_table, row_table
+from deltaqmmm.ml.compiled.threads import over_frames
+from deltaqmmm.ml.functions import SymmetryFunctions
+from deltaqmmm.results import FloatArray, IntArray
+
+
+class StructureTable(NamedTuple):
+    """The functions between QM atoms.
+
+    Attributes:
+        radial: F radial functions.
+        angular: Radial parts of the F' angular functions.
+        rows: The R monomials up to the order of the angular functions.
+        species: Element of each QM atom among those of the model, shape (n,).
+    """
+
+    radial: RadialTable
+    angular: RadialTable
+    rows: RowTable
+    species: IntArray
+
+    @property
+    def n_sums(self) -> int:
+        """Q, the sums over the neighbours of one element."""
+        return len(self.radial.kinds) + len(self.angular.kinds) * len(self.rows.raised)
+
+    @property
+    def n_kept(self) -> int:
+        """What is kept of each pair."""
+        return 4 + len(self.radial.kinds) + 2 * len(self.angular.kinds) + len(self.rows.raised)
+
+
+def structure_table(functions: SymmetryFunctions, species: IntArray) -> StructureTable:
+    """Make the tables; species are the elements of the QM atoms, shape (n,)."""
+    return StructureTable(
+        radial_table(functions.qm_radial, functions.qm_cutoff),
+        radial_table(functions.angular_radial, functions.angular_cutoff),
+        row_table(functions.angular_order),
+        species,
+    )
+
+
+class _Room(NamedTuple):
+    """Room for the neighbours of one atom.
+
+    Attributes:
+        near: Which atoms they are, shape (n,).
+        radial: For the radial functions.
+        angular: For the angular ones.
+    """
+
+    near: IntArray
+    radial: Block
+    angular: Block
+
+
+def _room(table: StructureTable) -> _Room:
+    n_atoms = len(table.species)
+    return _Room(
+        near=np.empty(n_atoms, dtype=np.int64),
+        radial=block_room(len(table.radial.kinds), 1, n_atoms),
+        angular=block_room(len(table.angular.kinds), len(table.rows.raised), n_atoms),
+    )
+
+
+@inlined("contract")
+def _load_neighbours(cutoff: float, atoms: FloatArray, atom: int, near: IntArray, pairs: FloatArray) -> int:
+    """List the atoms within the cutoff of one of them, with the vectors to them; how many there are."""
+    limit, count = cutoff**2, 0
+    for other in range(len(atoms)):
+        x, y, z = atoms[other, 0] - atoms[atom, 0], atoms[other, 1] - atoms[atom, 1], atoms[other, 2] - atoms[atom, 2]
+        squared = x * x + y * y + z * z
+        # What is not a number counts, so that it shows.
+        if other == atom or squared >= limit:
+            continue
+        near[count] = other
+        pairs[0, count], pairs[1, count], pairs[2, count], pairs[4, count] = x, y, z, squared
+        count += 1
+    for pair in range(count, LANES * ((count + LANES - 1) // LANES)):
+        pairs[0, pair] = pairs[1, pair] = pairs[2, pair] = pairs[4, pair] = 0.0
+    return count
+
+
+@inlined("contract")
+def _directions(block: Block, near: IntArray, count: int, kept: FloatArray) -> None:
+    """Make directions of the vectors, and keep them (n, 4 or more), the distances after them."""
+    pairs = block.pairs
+    for pair in range(count):
+        other, distance = near[pair], math.sqrt(pairs[4, pair])
+        for y in range(3):
+            pairs[y, pair] /= distance
+            kept[other, y] = pairs[y, pair]
+        kept[other, 3] = distance
+
+
+@Kernel
+def _fill_neighbour_sums(
+    first: int,
+    last: int,
+    table: StructureTable,
+    positions: FloatArray,
+    sums: FloatArray,
+    pairs: FloatArray,
+    room: _Room,
+) -> bool:
+    """Fill in sums (B, n, E, Q) and pairs (B, n, n, `n_kept`) of the frames from the first up to the last."""
+    n_radial, n_angular, n_rows = len(table.radial.kinds), len(table.angular.kinds), len(table.rows.raised)
+    radial, angular = room.radial, room.angular
+    for frame in range(first, last):
+        atoms = positions[frame]
+        for atom in range(len(atoms)):
+            found, kept = sums[frame, atom], pairs[frame, atom]
+            clear(found, found.shape[0], found.shape[1])
+            clear(kept, kept.shape[0], kept.shape[1])
+            count = _load_neighbours(table.radial.cutoff, atoms, atom, room.near, radial.pairs)
+            radial_functions(table.radial, radial, LANES * ((count + LANES - 1) // LANES))
+            _directions(radial, room.near, count, kept)
+            for pair in range(count):
+                other = room.near[pair]
+                kind = table.species[other]
+                for index in range(n_radial):
+                    found[kind, index] += radial.values[index, pair]
+                    kept[other, 4 + index] = radial.slopes[index, pair]
+            count = _load_neighbours(table.angular.cutoff, atoms, atom, room.near, angular.pairs)
+            size = LANES * ((count + LANES - 1) // LANES)
+            radial_functions(table.angular, angular, size)
+            _directions(angular, room.near, count, kept)
+            for pair in range(size):
+                angular.rows[0, pair] = 1.0
+            multiply_rows(table.rows, n_rows, angular.pairs, angular.rows, size)
+            for pair in range(count):
+                other = room.near[pair]
+                kind, place = table.species[other], 4 + n_radial
+                for index in range(n_angular):
+                    value, start = angular.values[index, pair], n_radial + index * n_rows
+                    for row in range(n_rows):
+                        found[kind, start + row] += value * angular.rows[row, pair]
+                    kept[other, place + index] = value
+                    kept[other, place + n_angular + index] = angular.slopes[index, pair]
+                place += 2 * n_angular
+                for row in range(n_rows):
+                    kept[other, place + row] = angular.rows[row, pair]
+    return True
+
+
+@inlined("contract")
+def _fill_derivatives_of_rows(table: RowTable, rows: FloatArray, found: FloatArray) -> None:
+    """Derivatives of monomials (R,) by the components that they are made of, and they themselves, shape (4, R)."""
+    for row in range(len(rows)):
+        for y in range(3):
+            found[y, row] = table.lowered_by[row, y] * rows[table.lowered[row, y]]
+        found[3, row] = rows[row]
+
+
+@inlined("contract", "reassoc", "nsz")
+def _dot(left: FloatArray, right: FloatArray) -> float:
+    total = 0.0
+    for place in range(len(left)):
+        total += left[place] * right[place]
+    return total
+
+
+@inlined("contract", "reassoc", "nsz")
+def _add_dots(factor: float, steep: float, left: FloatArray, rows: FloatArray, found: FloatArray) -> None:
+    """Add the products of the left with four rows, times a factor for three, and steep for the last one, to found."""
+    x = y = z = own = 0.0
+    for place in range(len(left)):
+        x += left[place] * rows[0, place]
+        y += left[place] * rows[1, place]
+        z += left[place] * rows[2, place]
+        own += left[place] * rows[3, place]
+    found[0] += factor * x
+    found[1] += factor * y
+    found[2] += factor * z
+    found[3] += steep * own
+
+
+@Kernel
+def _add_neighbour_pull_back(
+    first: int,
+    last: int,
+    table: StructureTable,
+    pairs: FloatArray,
+    gradients: FloatArray,
+    found: FloatArray,
+    rows: FloatArray,
+    parts: FloatArray,
+) -> bool:
+    """Add to found (C, B, n, 3) from gradients (C, B, n, E, Q), for the frames from the first up to the last.
+
+    There must be room for rows (4, R) and for the derivatives by the direction and by r^2 of one pair, parts (4,).
+    """
+    n_radial, n_angular, n_rows = len(table.radial.kinds), len(table.angular.kinds), len(table.rows.raised)
+    n_atoms, start = pairs.shape[1], 4 + n_radial
+    for frame in range(first, last):
+        for atom in range(n_atoms):
+            for other in range(n_atoms):
+                kept, kind = pairs[frame, atom, other], table.species[other]
+                distance = kept[3]
+                if distance == 0.0:
+                    continue
+                _fill_derivatives_of_rows(table.rows, kept[start + 2 * n_angular :], rows)
+                for member in range(len(gradients)):
+                    own = gradients[member, frame, atom, kind]
+                    parts[0] = parts[1] = parts[2] = 0.0
+                    parts[3] = _dot(own[:n_radial], kept[4:start])
+                    for index in range(n_angular):
+                        place = n_radial + index * n_rows
+                        value, slope = kept[start + index], kept[start + n_angular + index]
+                        _add_dots(value, slope, own[place : place + n_rows], rows, parts)
+                    # Along itself a vector does not change its direction.
+                    along = parts[0] * kept[0] + parts[1] * kept[1] + parts[2] * kept[2]
+                    for y in range(3):
+                        part = (parts[y] - along * kept[y]) / distance + 2.0 * parts[3] * distance * kept[y]
+                        found[member, frame, other, y] += part
+                        found[member, frame, atom, y] -= part
+    return True
+
+
+def neighbour_sums(table: StructureTable, positions: FloatArray, n_elements: int) -> tuple[FloatArray, FloatArray]:
+    """The sums over the QM neighbours of each QM atom.
+
+    Args:
+        table: The functions.
+        positions: Shape (B, n, 3), bohr.
+        n_elements: Elements of the model E.
+
+    Returns:
+        The sums, shape (B, n, E, Q), and what `neighbour_pull_back` needs of each pair, shape (B, n, n, `n_kept`).
+    """
+    n_frames, n_atoms = positions.shape[:2]
+    sums = np.empty((n_frames, n_atoms, n_elements, table.n_sums))
+    pairs = np.empty((n_frames, n_atoms, n_atoms, table.n_kept))
+
+    def work(first: int, last: int) -> bool:
+        return _fill_neighbour_sums(first, last, table, positions, sums, pairs, _room(table))
+
+    over_frames(work, n_frames)
+    return sums, pairs
+
+
+def neighbour_pull_back(table: StructureTable, pairs: FloatArray, gradients: FloatArray, found: FloatArray) -> None:
+    """From derivatives by the sums to those by the positions, which are added to what there is.
+
+    Args:
+        table: The functions.
+        pairs: Of `neighbour_sums`.
+        gradients: dE/d(sums) of C energies, shape (C, B, n, E, Q).
+        found: Gets dE/dR, shape (C, B, n, 3), hartree/bohr.
+    """
+
+    def work(first: int, last: int) -> bool:
+        rows = np.empty((4, len(table.rows.raised)))
+        return _add_neighbour_pull_back(first, last, table, pairs, gradients, found, rows, np.empty(4))
+
+    over_frames(work, len(pairs))

@@ -1,0 +1,228 @@
+"""What the compiled loops know of functions and monomials, and the room in which they work."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from deltaqmmm.ml.functions import KINDS, RadialFunction
+from deltaqmmm.ml.monomials import derivative, raising
+from deltaqmmm.results import FloatArray, IntArray
+
+BLOCK = 256
+"""Pairs at a time."""
+LANES = 8
+"""Pairs at a time are filled up to a multiple of this, the numbers in the longest vector registers."""
+GROUP = 5
+"""Rows at a time in the innermost loops; what has rows is filled up to a multiple of this."""
+
+
+class RadialTable(NamedTuple):
+    """F radial functions.
+
+    Attributes:
+        cutoff: r_c, bohr.
+        kinds: Shape (F,), numbers in `KINDS`.
+        etas: Shape (F,), 1/bohr^2.
+        shifts: Shape (F,), bohr.
+        kappas: Shape (F,), 1/bohr.
+        order: The functions in the order in which they are computed, shape (F,).
+        need_distances: Whether any function needs r, not only r^2.
+        roots: The function, computed before, whose square the Gaussian of each is; -1 if there is none. Shape (F,).
+    """
+
+    cutoff: float
+    kinds: IntArray
+    etas: FloatArray
+    shifts: FloatArray
+    kappas: FloatArray
+    order: IntArray
+    need_distances: bool
+    roots: IntArray
+
+
+class RowTable(NamedTuple):
+    """How monomials are made of each other; R rows up to the rank of the sums, Q up to the next rank.
+
+    Attributes:
+        parents: Each row but the first is the product of an earlier one, a component and a factor. Shape (Q,).
+        along: Which component, shape (Q,).
+        factors: Shape (Q,).
+        raised: d_y row_r is this row, shape (R, 3), ...
+        raised_by: ... times this, shape (R, 3).
+        lowered: d row_r / d d_y is this row, shape (R, 3), ...
+        lowered_by: ... times this, shape (R, 3); 0 if it vanishes.
+        n_lower: Rows up to the rank before.
+    """
+
+    parents: IntArray
+    along: IntArray
+    factors: FloatArray
+    raised: IntArray
+    raised_by: FloatArray
+    lowered: IntArray
+    lowered_by: FloatArray
+    n_lower: int
+
+
+class Sites(NamedTuple):
+    """Room for the sites of one frame, type after type.
+
+    Attributes:
+        table: x, y, z and weights, shape (4, K).
+        numbers: What their numbers are among all sites, shape (K,).
+        starts: Where each type starts, shape (T + 1,).
+        ends: For sorting, shape (T,).
+        squared: Their squared distances from one QM atom, shape (K,).
+        within: The places of those within the cutoff of this atom, shape (K,).
+    """
+
+    table: FloatArray
+    numbers: IntArray
+    starts: IntArray
+    ends: IntArray
+    squared: FloatArray
+    within: IntArray
+
+
+class Block(NamedTuple):
+    """Room for a block of pairs; functions and rows are filled up with zeros.
+
+    Attributes:
+        pairs: x, y, z, weight and r^2, shape (5, pairs).
+        common: Arguments of an exponential function, the cutoff function, its slope, and r, shape (4, pairs).
+        gaussians: Shape (F, pairs).
+        values: Radial functions, shape (F, pairs).
+        slopes: Their derivatives by r^2, shape (F, pairs).
+        rows: Monomials, shape (Q, pairs).
+        plain: Sums of values and rows, shape (F, Q).
+        steep: Sums of slopes and rows, shape (F, Q).
+        factors: Derivatives by moments, shape (F, R).
+        turned: Factors of rows in the derivatives by components, shape (3, F, R).
+        found: Derivatives by x, y, z, weight, and r^2, shape (5, pairs).
+    """
+
+    pairs: FloatArray
+    common: FloatArray
+    gaussians: FloatArray
+    values: FloatArray
+    slopes: FloatArray
+    rows: FloatArray
+    plain: FloatArray
+    steep: FloatArray
+    factors: FloatArray
+    turned: FloatArray
+    found: FloatArray
+
+
+@dataclass(frozen=True, eq=False)
+class ShellTable:
+    """A shell's functions as the compiled loops need them; made by `of`.
+
+    Attributes:
+        rank: The highest rank of the monomials in the sums.
+        radial: The radial functions.
+        rows: The monomials.
+    """
+
+    rank: int
+    radial: RadialTable
+    rows: RowTable
+
+    @classmethod
+    def of(cls, functions: Sequence[RadialFunction], cutoff: float, rank: int) -> ShellTable:
+        """Make the tables.
+
+        Args:
+            functions: F radial functions.
+            cutoff: Their cutoff, bohr.
+            rank: The highest rank of the monomials in the sums.
+        """
+        return cls(rank, radial_table(functions, cutoff), row_table(rank))
+
+    @property
+    def n_functions(self) -> int:
+        """F."""
+        return len(self.radial.kinds)
+
+    @property
+    def n_rows(self) -> int:
+        """R."""
+        return len(self.rows.raised)
+
+
+def radial_table(functions: Sequence[RadialFunction], cutoff: float) -> RadialTable:
+    """The table of radial functions with a cutoff (bohr)."""
+    order = sorted(range(len(functions)), key=lambda index: functions[index].eta)
+    centred: dict[float, int] = {}
+    roots = np.full(len(functions), -1, dtype=np.int64)
+    for index in order:
+        function = functions[index]
+        if function.kind == "g2" and function.shift == 0.0:
+            roots[index] = centred.get(0.5 * function.eta, -1)
+            centred[function.eta] = index
+    return RadialTable(
+        float(cutoff),
+        np.array([KINDS.index(function.kind) for function in functions], dtype=np.int64),
+        np.array([function.eta for function in functions], dtype=np.float64),
+        np.array([function.shift for function in functions], dtype=np.float64),
+        np.array([function.kappa for function in functions], dtype=np.float64),
+        np.array(order, dtype=np.int64),
+        any(function.kind == "g3" or function.shift != 0.0 for function in functions),
+        roots,
+    )
+
+
+def row_table(rank: int) -> RowTable:
+    """The table of the monomials up to a rank."""
+    up, down = raising(rank).numpy(), derivative(rank).numpy()
+    parents, along = np.zeros(up.shape[2], dtype=np.int64), np.zeros(up.shape[2], dtype=np.int64)
+    factors = np.ones(up.shape[2])
+    for row in range(1, up.shape[2]):
+        parents[row], along[row] = np.argwhere(up[:, :, row])[0]
+        factors[row] = 1.0 / up[parents[row], along[row], row]
+    # No more than one column is not zero.
+    if rank == 0:
+        lowered, lowered_by = np.zeros((1, 3), dtype=np.int64), np.zeros((1, 3))
+    else:
+        lowered, lowered_by = down.argmax(axis=2), down.max(axis=2)
+    return RowTable(parents, along, factors, up.argmax(axis=2), up.max(axis=2), lowered, lowered_by, down.shape[2])
+
+
+def shell_room(table: ShellTable, n_sites: int, n_types: int) -> tuple[Sites, Block]:
+    """Allocated here: in the compiled loops it would take seconds to compile."""
+    sites = Sites(
+        table=np.empty((4, n_sites)),
+        numbers=np.empty(n_sites, dtype=np.int64),
+        starts=np.empty(n_types + 1, dtype=np.int64),
+        ends=np.empty(n_types, dtype=np.int64),
+        squared=np.empty(n_sites),
+        within=np.empty(n_sites, dtype=np.int64),
+    )
+    return sites, block_room(table.n_functions, len(table.rows.parents), BLOCK)
+
+
+def block_room(n_functions: int, n_rows: int, n_pairs: int) -> Block:
+    """Room for so many pairs at a time, filled up; rows and functions that fill up must be zero."""
+    count, width, size = filled(n_functions, 2), filled(n_rows, GROUP), filled(n_pairs, LANES)
+    return Block(
+        pairs=np.empty((5, size)),
+        common=np.empty((4, size)),
+        gaussians=np.empty((count, size)),
+        values=np.zeros((count, size)),
+        slopes=np.zeros((count, size)),
+        rows=np.zeros((width, size)),
+        plain=np.empty((count, width)),
+        steep=np.empty((count, width)),
+        factors=np.zeros((count, width)),
+        turned=np.zeros((3, count, width)),
+        found=np.empty((5, size)),
+    )
+
+
+def filled(count: int, step: int) -> int:
+    """The count, or the next multiple of the step."""
+    return step * -(-count // step)

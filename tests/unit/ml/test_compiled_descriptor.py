@@ -1,0 +1,339 @@
+"""From positions to features and back by compiled loops, against whole arrays, which compute the same."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from deltaqmmm.ml import Surroundings, combine, features
+from deltaqmmm.ml.compiled import threads
+from deltaqmmm.ml.compiled.feature_loops import combine_sums, feature_table, pull_back_features
+from deltaqmmm.ml.compiled.structure_loops import neighbour_pull_back, neighbour_sums, structure_table
+from deltaqmmm.ml.compiled.surroundings import CompiledSurroundings, near_sites, shell_tables
+from deltaqmmm.ml.monomials import n_rows
+from deltaqmmm.ml.structure import Structure
+from tests.unit.ml.helpers import NEAR_CUTOFF, bind, make_frames, make_model, small_functions
+
+ELEMENTS = ("C", "H", "N", "O")
+OUTER, INNER = small_functions().mm_radial, small_functions().mm_near_radial
+CASES = {
+    "vectors outside, tensors inside": small_functions(),
+    "tensors outside": small_functions(mm_rank=2, mm_near_rank=1),
+    "tensors in both": small_functions(mm_rank=2, mm_radial=OUTER[:2], mm_near_radial=INNER[:1]),
+    "one shell": small_functions(mm_near_radial=(), mm_near_rank=1),
+    "near sites alone": small_functions(mm_radial=()),
+    "no radial functions inside": small_functions(qm_radial=()),
+    "second order": small_functions(angular_order=2),
+    "sixth order": small_functions(angular_order=6, angular_radial=small_functions().angular_radial[:1]),
+}
+each_case = pytest.mark.parametrize("functions", CASES.values(), ids=CASES.keys())
+each_number_of_types = pytest.mark.parametrize("n_types", [1, 2, 3])
+
+
+def assert_equal(found, expected):
+    """To 1e-12 of the largest element."""
+    found, expected = torch.as_tensor(found), torch.as_tensor(expected)
+    largest = float(expected.abs().max()) if expected.numel() else 0.0
+    torch.testing.assert_close(found, expected, rtol=0.0, atol=1e-12 * largest)
+
+
+def drawn(*shape, seed=7):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def side_by_side(radial, angular):
+    """Radial sums (..., F, 1, E) and angular ones (..., F', R, E) as the loops have them, (..., E, Q)."""
+    columns = [tensor.movedim(-1, -3).flatten(-2) for tensor in (radial, angular)]
+    return torch.cat(columns, dim=-1).contiguous().numpy()
+
+
+# ------------------------------------------------------------------------------------------------ between the QM atoms
+
+CLUSTERS = {
+    # Some pairs are beyond one of the cutoffs.
+    "many": ("O", "H", "C", "H", "C", "O", "H", "H", "C", "C"),
+    # The last atom is far from all.
+    "one apart": ("O", "H", "C", "H"),
+    "all apart": ("H", "O"),
+    "single": ("C",),
+}
+
+
+def make_cluster(name):
+    symbols = CLUSTERS[name]
+    positions = 3.0 * drawn(3, len(symbols), 3, seed=4)
+    if "apart" in name:
+        positions[:, -1] += 100.0
+    return symbols, positions
+
+
+@each_case
+@pytest.mark.parametrize("cluster", CLUSTERS)
+def test_sums_over_the_neighbours(functions, cluster):
+    symbols, positions = make_cluster(cluster)
+    neighbours = Structure(functions, ELEMENTS, symbols, torch.device("cpu"), torch.float64)(positions)
+    radial, angular = neighbours.moments()
+    table = structure_table(functions, np.array([ELEMENTS.index(symbol) for symbol in symbols]))
+    found, pairs = neighbour_sums(table, positions.numpy(), len(ELEMENTS))
+    assert found.shape == (3, len(symbols), 4, table.n_sums)
+    # Function by function: the largest of all says little of the others.
+    expected = side_by_side(radial, angular)
+    for index in range(table.n_sums):
+        assert_equal(found[..., index], expected[..., index])
+    assert cluster != "many" or (np.abs(expected).max(axis=(0, 1, 2)) > 1e-4).all()
+    for n_members in (1, 3):
+        gradients = drawn(n_members, *radial.shape), drawn(n_members, *angular.shape)
+        # Each part alone, then both, added to what there is.
+        for first, second in ((1.0, 0.0), (0.0, 1.0), (1.0, 1.0)):
+            parts = first * gradients[0], second * gradients[1]
+            by_position = np.full((n_members, *positions.shape), 0.5)
+            neighbour_pull_back(table, pairs, side_by_side(*parts), by_position)
+            assert_equal(by_position - 0.5, neighbours.pull_back(*parts))
+
+
+@pytest.mark.parametrize("same", [False, True])
+def test_positions_that_are_not_numbers_or_the_same_show(same):
+    symbols, positions = make_cluster("many")
+    positions[1, 2] = positions[1, 3] if same else torch.nan
+    table = structure_table(small_functions(), np.array([ELEMENTS.index(symbol) for symbol in symbols]))
+    found, _ = neighbour_sums(table, positions.numpy(), len(ELEMENTS))
+    assert np.isnan(found[1]).any()
+    assert np.isfinite(found[[0, 2]]).all()
+
+
+# ----------------------------------------------------------------------------------------------------------- features
+
+
+def make_moments(functions, n_types):
+    """Random sums of every kind."""
+    n_angular, rows = len(functions.angular_radial), n_rows(functions.angular_order)
+    shapes = (len(functions.qm_radial), 1, 4), (n_angular, rows, 4)
+    shapes += (
+        (len(functions.mm_radial), n_rows(functions.mm_rank), n_types),
+        (len(functions.mm_near_radial), n_rows(functions.mm_near_rank), n_types),
+    )
+    return [drawn(2, 5, *shape, seed=seed) for seed, shape in enumerate(shapes)]
+
+
+@each_case
+@each_number_of_types
+def test_features(functions, n_types):
+    moments = make_moments(functions, n_types)
+    table = feature_table(functions, len(ELEMENTS), n_types)
+    sums = side_by_side(*moments[:2]), *(tensor.numpy() for tensor in moments[2:])
+    expected = combine(moments)
+    found = combine_sums(table, *sums)
+    assert found.shape == expected.shape
+    for index in range(table.n_features):
+        assert_equal(found[..., index], expected[..., index])
+    slopes = drawn(3, *expected.shape)
+    by_radial, by_angular, *by_shells = features.pull_back_features(moments, slopes)
+    gradients = pull_back_features(table, *sums, slopes.numpy())
+    expected = [torch.from_numpy(side_by_side(by_radial, by_angular)), *by_shells]
+    for tensor, other in zip(gradients, expected, strict=True):
+        assert tensor.shape == other.shape
+        assert_equal(tensor, other)
+
+
+# ------------------------------------------------------------------------------------------------- sites near QM atoms
+
+
+@pytest.mark.parametrize("distance", [0.0, 2.5, 4.0, 100.0])
+def test_near_sites(distance):
+    qm, mm, _, _ = make_frames(n_frames=3, n_sites=40)
+    # One frame without near sites.
+    mm[2] += 60.0
+    near = (torch.cdist(mm, qm) < distance).any(dim=2).numpy()
+    places, counts = near_sites(qm.numpy(), mm.numpy(), distance)
+    for frame in range(3):
+        assert places[frame, : counts[frame]].tolist() == np.flatnonzero(near[frame]).tolist()
+        assert not places[frame, counts[frame] :].any()
+
+
+@pytest.mark.parametrize("n_types", [1, 2])
+@pytest.mark.parametrize("n_sites", [0, 1, 30])
+@pytest.mark.parametrize("distance", [3.0, 5.0, 100.0])
+def test_surroundings(n_types, n_sites, distance):
+    functions = small_functions()
+    qm, mm, weights, sites = make_frames(n_frames=3, n_sites=max(n_sites, 1), seed=3)
+    types = (sites % n_types)[:, :n_sites]
+    mm, weights = mm[:, :n_sites], weights[:, :n_sites]
+    if n_sites > 1:
+        # Padding, and a near site without weight.
+        mm[:, -3:], weights[:, -3:] = 1e4, 0.0
+        weights[:, 1] = 0.0
+    one_hot = torch.nn.functional.one_hot(types, n_types).to(qm.dtype).transpose(1, 2)
+    expected = Surroundings.between(functions, qm, mm, weights, one_hot)
+    arrays = [tensor.contiguous().numpy() for tensor in (qm, mm, weights, types)]
+    around = CompiledSurroundings.between(shell_tables(functions), *arrays, n_types)
+    for name in ("moments", "jacobians"):
+        for found, other in zip(getattr(around, name), getattr(expected, name)(), strict=True):
+            assert found.shape == other.shape
+            assert_equal(found, other)
+    gradients = [drawn(2, *tensor.shape, seed=seed) for seed, tensor in enumerate(expected.moments())]
+    given = [tensor.numpy() for tensor in gradients]
+    for found, other in zip(around.pull_back(*given), expected.pull_back(*gradients), strict=True):
+        assert found.shape == other.shape
+        assert_equal(found, other)
+    found, others = around.pull_back_near(*given, distance), expected.pull_back_near(*gradients, distance)
+    assert found.shape == others.shape
+    assert n_sites < 30 or found.shape[2] > 2
+    # Ours are in the order of the sites, and the other ones in that of their distances.
+    nearest = torch.cdist(qm, mm).amin(dim=1)
+    for frame in range(3):
+        count = int((nearest[frame] < min(distance, NEAR_CUTOFF)).sum())
+        order = nearest[frame].argsort()[:count].sort().indices
+        assert_equal(found[:, frame, :count], others[:, frame, order])
+        assert not found[:, frame, count:].any()
+
+
+# -------------------------------------------------------------------------------------------------------- all together
+
+MODELS = {
+    "several types": {},
+    "one type": {"mm_type_by": "none"},
+    "counted": {"mm_weight": "count", "mm_rank": 2},
+    "sixth order": {"angular_order": 6},
+}
+
+
+@pytest.mark.parametrize("changes", MODELS.values(), ids=MODELS.keys())
+@pytest.mark.parametrize("n_members", [1, 3])
+@pytest.mark.parametrize("n_sites", [0, 40])
+def test_as_whole_arrays(changes, n_members, n_sites):
+    model = make_model(small_functions(**changes), n_members=n_members)
+    correction = bind(model, ("C", "O", "H", "O"))
+    qm, mm, charges, sites = make_frames(n_frames=5, n_sites=max(n_sites, 1))
+    qm[1, 3] += 50.0
+    mm, charges, sites = mm[:, :n_sites], charges[:, :n_sites], sites[:, :n_sites]
+    mm[:, -4:], charges[:, -4:], sites[:, -4:] = 1e4, 0.0, -1
+    found = correction.evaluate(qm, mm, charges, sites)
+    assert correction._descriptor.compiled
+    correction._descriptor.compiled = False
+    expected = correction.evaluate(qm, mm, charges, sites)
+    assert [type(result.sites).__name__ for result in (found, expected)] == ["CompiledDerivatives", "MomentDerivatives"]
+    for name in ("energies", "qm_gradients", "mm_gradients", "charge_gradients"):
+        assert getattr(found, name).shape == getattr(expected, name).shape
+        assert_equal(getattr(found, name), getattr(expected, name))
+    weights = drawn(2, n_members, 5)
+    for tensor, other in zip(found.sites.weighted(weights), expected.sites.weighted(weights), strict=True):
+        assert_equal(tensor, other)
+    assert found.sites.near(5.0).shape == expected.sites.near(5.0).shape
+
+
+# ------------------------------------------------------------------------------------------------------------- threads
+
+
+@pytest.fixture
+def several_threads():
+    """Three, and as many as there were afterwards."""
+    count = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(count)
+
+
+def everything():
+    """All that the loops give, as arrays."""
+    functions = small_functions()
+    qm, mm, charges, sites = make_frames(n_frames=7, n_sites=60)
+    correction = bind(make_model(functions))
+    described = correction._descriptor.describe(qm, mm, charges, sites)
+    gradients, derivatives = described.pull_back(drawn(3, *described.features.shape))
+    return [
+        described.features,
+        gradients,
+        *derivatives.weighted(drawn(2, 3, 7)),
+        derivatives.near(5.0),
+        *map(torch.from_numpy, (*described.around.jacobians, described.inside)),
+    ]
+
+
+def test_threads_change_nothing(several_threads):
+    found = everything()
+    torch.set_num_threads(1)
+    for tensor, other in zip(found, everything(), strict=True):
+        assert tensor.abs().max() > 0.0
+        assert torch.equal(tensor, other)
+
+
+@pytest.mark.parametrize(("n_threads", "n_frames"), [(1, 5), (3, 1), (3, 0), (3, 2), (3, 3), (3, 8)])
+def test_each_frame_once(several_threads, n_threads, n_frames):
+    torch.set_num_threads(n_threads)
+    done, workers = [], set()
+
+    def work(first, last):
+        done.extend(range(first, last))
+        workers.add(threading.get_ident())
+        return True
+
+    assert threads.over_frames(work, n_frames)
+    assert sorted(done) == list(range(n_frames))
+    if min(n_threads, n_frames) < 2:
+        assert workers == {threading.get_ident()}
+
+
+def test_one_thread_or_frame_takes_no_pool(several_threads, monkeypatch):
+    monkeypatch.setattr(threads, "_POOL", None)
+    assert threads.over_frames(lambda first, last: True, 1)
+    with pytest.raises(AttributeError):
+        threads.over_frames(lambda first, last: True, 2)
+    torch.set_num_threads(1)
+    assert threads.over_frames(lambda first, last: True, 2)
+
+
+@pytest.mark.parametrize("part", [0, 2])
+def test_what_a_part_says_or_raises_comes_out(several_threads, part):
+    finished = []
+
+    def work(first, last):
+        if first == part:
+            return False
+        # Long enough for the failed part to be done before.
+        time.sleep(0.05)
+        finished.append(first)
+        return True
+
+    def fail(first, last):
+        if not work(first, last):
+            raise ValueError(f"part {first}")
+        return True
+
+    assert not threads.over_frames(work, 3)
+    with pytest.raises(ValueError, match=f"part {part}"):
+        threads.over_frames(fail, 3)
+    assert len(finished) == 4
+
+
+def test_from_several_python_threads_at_once(several_threads):
+    expected, found = everything(), []
+    callers = [threading.Thread(target=lambda: found.append(everything())) for _ in range(4)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    assert len(found) == 4
+    for results in found:
+        assert all(torch.equal(*pair) for pair in zip(results, expected, strict=True))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_after_a_fork(several_threads):
+    together = threading.Barrier(3, timeout=30.0)
+    assert threads.over_frames(lambda first, last: together.wait() >= 0, 3)
+    # Now two threads wait for work, or will soon.
+    time.sleep(0.2)
+    child = os.fork()
+    if child == 0:
+        # They are not here: without others this would wait for ever.
+        signal.alarm(30)
+        os._exit(0 if threads.over_frames(lambda first, last: True, 3) else 1)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0

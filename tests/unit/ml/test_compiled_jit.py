@@ -1,0 +1,75 @@
+"""How the loops are kept on disk, and what happens where nothing can be kept."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import numba
+import pytest
+
+from deltaqmmm.ml.compiled import jit
+from deltaqmmm.ml.compiled.jit import Kernel
+
+
+def imported(file):
+    """A function from a file of its own, for numba keeps only such."""
+    file.write_text("def is_positive(number):\n    return number > 0\n")
+    specification = importlib.util.spec_from_file_location(file.stem, file)
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module.is_positive
+
+
+def test_loops_are_kept_on_disk(tmp_path, monkeypatch):
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path / "kept"))
+    kernel = Kernel(imported(tmp_path / "some.py"))
+    assert kernel(1)
+    assert len(list((tmp_path / "kept").rglob("*.nbc"))) == 1
+
+
+def test_no_folder_to_keep_the_loops():
+    room = {}
+    exec("def is_positive(number):\n    return number > 0\n", room)  # in no file, which numba does not keep
+    with pytest.raises(RuntimeError, match="no locator available"):
+        numba.njit(cache=True)(room["is_positive"])
+    kernel = Kernel(room["is_positive"])
+    assert kernel(1)
+    assert not kernel(-1)
+
+
+def test_a_folder_that_can_no_longer_be_written(tmp_path, monkeypatch):
+    folder = tmp_path / "kept"
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(folder))
+    kernel = Kernel(imported(tmp_path / "other.py"))
+    assert folder.is_dir()
+    # A file in its place.
+    for inside in folder.iterdir():
+        inside.rmdir()
+    folder.rmdir()
+    folder.write_text("")
+    assert kernel(1)
+    assert not kernel(-1)
+
+
+def test_loops_are_compiled_anew_when_any_source_changes(tmp_path, monkeypatch):
+    # numba looks at the file of the loop alone, which stays as it is.
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path / "kept"))
+    for state in ("before", "before", "after"):
+        monkeypatch.setattr(jit, "_SOURCES", state)
+        kernel = Kernel(imported(tmp_path / "third.py"))
+        assert kernel(1)
+    assert len(list((tmp_path / "kept").rglob("*.nbi"))) == 2
+
+
+def test_the_state_of_the_sources(tmp_path, monkeypatch):
+    folder = tmp_path / "compiled"
+    folder.mkdir()
+    monkeypatch.setattr(jit, "__file__", str(folder / "jit.py"))
+    states = [jit._state_of_sources()]
+    for file in (folder / "jit.py", folder / "loops.py", tmp_path / "functions.py"):
+        file.write_text("one = 1\n")
+        states.append(jit._state_of_sources())
+    (folder / "loops.py").write_text("one = 2\n")
+    states.append(jit._state_of_sources())
+    assert len(set(states)) == 5
+    assert jit._state_of_sources() == states[-1]
