@@ -29,7 +29,7 @@ TERMS = ("dftb", "embedding", "correction")
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="CPU threads (default: 1 2)")
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="CPU threads of torch (default: 1 2)")
     parser.add_argument("--batch", type=int, default=8, help="frames in one batch (default: 8)")
     parser.add_argument("--rounds", type=int, default=15, help="rounds that medians are taken over (default: 15)")
     parser.add_argument("--output", type=Path, help="write the figures as JSON")
@@ -66,7 +66,7 @@ class Run:
 
     def __init__(self, folder, model, threads, batch):
         text = (EXAMPLE / "box" / "config.toml").read_text()
-        text = re.sub(r"(?m)^threads = .*$", f"threads = {threads}", text).split("[correction]")[0]
+        text = re.sub(r"(?m)^\[dftb\]$", f"[dftb]\nthreads = {threads}", text).split("[correction]")[0]
         text = re.sub(r'"(system\.\w+)"', rf'"{EXAMPLE / "box"}/\1"', text)
         config = folder / "config.toml"
         config.write_text(f'{text}[correction]\nmodel = "{model}"\n')

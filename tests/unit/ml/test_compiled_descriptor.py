@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import threading
-import time
-
 import numpy as np
 import pytest
 import torch
 
 from deltaqmmm.ml import Surroundings, combine, features
-from deltaqmmm.ml.compiled import threads
 from deltaqmmm.ml.compiled.feature_loops import combine_sums, feature_table, pull_back_features
 from deltaqmmm.ml.compiled.structure_loops import neighbour_pull_back, neighbour_sums, structure_table
 from deltaqmmm.ml.compiled.surroundings import CompiledSurroundings, near_sites, shell_tables
@@ -225,115 +219,3 @@ def test_as_whole_arrays(changes, n_members, n_sites):
     for tensor, other in zip(found.sites.weighted(weights), expected.sites.weighted(weights), strict=True):
         assert_equal(tensor, other)
     assert found.sites.near(5.0).shape == expected.sites.near(5.0).shape
-
-
-# ------------------------------------------------------------------------------------------------------------- threads
-
-
-@pytest.fixture
-def several_threads():
-    """Three, and as many as there were afterwards."""
-    count = torch.get_num_threads()
-    torch.set_num_threads(3)
-    yield
-    torch.set_num_threads(count)
-
-
-def everything():
-    """All that the loops give, as arrays."""
-    functions = small_functions()
-    qm, mm, charges, sites = make_frames(n_frames=7, n_sites=60)
-    correction = bind(make_model(functions))
-    described = correction._descriptor.describe(qm, mm, charges, sites)
-    gradients, derivatives = described.pull_back(drawn(3, *described.features.shape))
-    return [
-        described.features,
-        gradients,
-        *derivatives.weighted(drawn(2, 3, 7)),
-        derivatives.near(5.0),
-        *map(torch.from_numpy, (*described.around.jacobians, described.inside)),
-    ]
-
-
-def test_threads_change_nothing(several_threads):
-    found = everything()
-    torch.set_num_threads(1)
-    for tensor, other in zip(found, everything(), strict=True):
-        assert tensor.abs().max() > 0.0
-        assert torch.equal(tensor, other)
-
-
-@pytest.mark.parametrize(("n_threads", "n_frames"), [(1, 5), (3, 1), (3, 0), (3, 2), (3, 3), (3, 8)])
-def test_each_frame_once(several_threads, n_threads, n_frames):
-    torch.set_num_threads(n_threads)
-    done, workers = [], set()
-
-    def work(first, last):
-        done.extend(range(first, last))
-        workers.add(threading.get_ident())
-        return True
-
-    assert threads.over_frames(work, n_frames)
-    assert sorted(done) == list(range(n_frames))
-    if min(n_threads, n_frames) < 2:
-        assert workers == {threading.get_ident()}
-
-
-def test_one_thread_or_frame_takes_no_pool(several_threads, monkeypatch):
-    monkeypatch.setattr(threads, "_POOL", None)
-    assert threads.over_frames(lambda first, last: True, 1)
-    with pytest.raises(AttributeError):
-        threads.over_frames(lambda first, last: True, 2)
-    torch.set_num_threads(1)
-    assert threads.over_frames(lambda first, last: True, 2)
-
-
-@pytest.mark.parametrize("part", [0, 2])
-def test_what_a_part_says_or_raises_comes_out(several_threads, part):
-    finished = []
-
-    def work(first, last):
-        if first == part:
-            return False
-        # Long enough for the failed part to be done before.
-        time.sleep(0.05)
-        finished.append(first)
-        return True
-
-    def fail(first, last):
-        if not work(first, last):
-            raise ValueError(f"part {first}")
-        return True
-
-    assert not threads.over_frames(work, 3)
-    with pytest.raises(ValueError, match=f"part {part}"):
-        threads.over_frames(fail, 3)
-    assert len(finished) == 4
-
-
-def test_from_several_python_threads_at_once(several_threads):
-    expected, found = everything(), []
-    callers = [threading.Thread(target=lambda: found.append(everything())) for _ in range(4)]
-    for caller in callers:
-        caller.start()
-    for caller in callers:
-        caller.join()
-    assert len(found) == 4
-    for results in found:
-        assert all(torch.equal(*pair) for pair in zip(results, expected, strict=True))
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
-@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-def test_after_a_fork(several_threads):
-    together = threading.Barrier(3, timeout=30.0)
-    assert threads.over_frames(lambda first, last: together.wait() >= 0, 3)
-    # Now two threads wait for work, or will soon.
-    time.sleep(0.2)
-    child = os.fork()
-    if child == 0:
-        # They are not here: without others this would wait for ever.
-        signal.alarm(30)
-        os._exit(0 if threads.over_frames(lambda first, last: True, 3) else 1)
-    _, status = os.waitpid(child, 0)
-    assert os.waitstatus_to_exitcode(status) == 0

@@ -9,7 +9,6 @@ import numpy as np
 from deltaqmmm.ml.compiled.jit import Kernel, inlined
 from deltaqmmm.ml.compiled.site_loops import clear
 from deltaqmmm.ml.compiled.tables import RowTable, row_table
-from deltaqmmm.ml.compiled.threads import over_frames
 from deltaqmmm.ml.features import n_features
 from deltaqmmm.ml.functions import SymmetryFunctions
 from deltaqmmm.ml.monomials import first_row
@@ -103,8 +102,6 @@ def _join_shell(
 
 @Kernel
 def _fill_features(
-    first: int,
-    last: int,
     table: FeatureTable,
     inside: FloatArray,
     outer: FloatArray,
@@ -112,11 +109,11 @@ def _fill_features(
     features: FloatArray,
     rows: FloatArray,
 ) -> bool:
-    """Fill in features (B, n, `n_features`) from the first frame up to the last."""
+    """Fill in features (B, n, `n_features`)."""
     n_atoms, n_elements, n_sums = inside.shape[1], inside.shape[2], inside.shape[3]
     n_radial, starts = table.n_radial, table.rank_starts
     n_rows = starts[len(starts) - 1]
-    for frame in range(first, last):
+    for frame in range(len(inside)):
         for atom in range(n_atoms):
             sums, found = inside[frame, atom], features[frame, atom]
             place = 0
@@ -207,8 +204,6 @@ def _pull_back_shell(
 
 @Kernel
 def _fill_moment_gradients(
-    first: int,
-    last: int,
     table: FeatureTable,
     inside: FloatArray,
     outer: FloatArray,
@@ -219,12 +214,12 @@ def _fill_moment_gradients(
     by_inner: FloatArray,
     rows: FloatArray,
 ) -> bool:
-    """Fill in what `pull_back_features` gives, from the first frame up to the last."""
+    """Fill in what `pull_back_features` gives,."""
     n_atoms, n_elements, n_sums = inside.shape[1], inside.shape[2], inside.shape[3]
     n_radial, starts = table.n_radial, table.rank_starts
     n_rows = starts[len(starts) - 1]
     for member in range(len(slopes)):
-        for frame in range(first, last):
+        for frame in range(len(inside)):
             for atom in range(n_atoms):
                 sums, given, found = inside[frame, atom], slopes[member, frame, atom], by_inside[member, frame, atom]
                 clear(found, n_elements, n_sums)
@@ -265,10 +260,7 @@ def combine_sums(table: FeatureTable, inside: FloatArray, outer: FloatArray, inn
     """
     features = np.empty((*inside.shape[:2], table.n_features))
 
-    def work(first: int, last: int) -> bool:
-        return _fill_features(first, last, table, inside, outer, inner, features, np.empty((2, 10)))
-
-    over_frames(work, len(inside))
+    _fill_features(table, inside, outer, inner, features, np.empty((2, 10)))
     return features
 
 
@@ -293,9 +285,5 @@ def pull_back_features(
         np.empty((len(slopes), *inner.shape)),
     )
 
-    def work(first: int, last: int) -> bool:
-        given = table, inside, outer, inner, slopes
-        return _fill_moment_gradients(first, last, *given, *found, np.empty((2, 10)))
-
-    over_frames(work, len(inside))
+    _fill_moment_gradients(table, inside, outer, inner, slopes, *found, np.empty((2, 10)))
     return found

@@ -9,7 +9,6 @@ from deltaqmmm.ml.compiled.jit import Kernel, inlined
 from deltaqmmm.ml.compiled.radial_loops import multiply_rows, radial_functions
 from deltaqmmm.ml.compiled.site_loops import clear, find_within, load, sort_sites
 from deltaqmmm.ml.compiled.tables import BLOCK, GROUP, Block, RadialTable, RowTable, ShellTable, Sites, shell_room
-from deltaqmmm.ml.compiled.threads import over_frames
 from deltaqmmm.results import FloatArray, IntArray
 
 
@@ -98,8 +97,6 @@ def _scatter(pairs: FloatArray, found: FloatArray, sites: Sites, begin: int, end
 
 @Kernel
 def _add_pull_back(
-    first: int,
-    last: int,
     radial: RadialTable,
     table: RowTable,
     qm: FloatArray,
@@ -113,7 +110,7 @@ def _add_pull_back(
     block: Block,
     sums: FloatArray,
 ) -> bool:
-    """Add to by_site (C, B, K, 3) and by_weight (C, B, K) of the frames from the first up to the last.
+    """Add to by_site (C, B, K, 3) and by_weight (C, B, K).
 
     Sums (C, K, 4) are for the derivatives of one frame, without the factors w_k. False for a type that there is not.
     """
@@ -121,7 +118,7 @@ def _add_pull_back(
     values, slopes, rows, found = block.values, block.slopes, block.rows, block.found
     for pair in range(BLOCK):
         rows[0, pair] = 1.0
-    for frame in range(first, last):
+    for frame in range(len(qm)):
         if not sort_sites(radial.cutoff, qm[frame], mm[frame], weights[frame], types[frame], True, sites):
             return False
         n_sites = sites.starts[len(sites.starts) - 1]
@@ -192,10 +189,7 @@ def shell_pull_back(
             raise ValueError(f"{name} is added to in place: it must be contiguous.")
     given.append(np.ascontiguousarray(gradients))
 
-    def work(first: int, last: int) -> bool:
-        room = shell_room(table, mm.shape[1], n_types)
-        sums = np.empty((n_members, mm.shape[1], 4))
-        return _add_pull_back(first, last, table.radial, table.rows, *given, by_site, by_weight, *room, sums)
-
-    if not over_frames(work, len(qm)):
+    room = shell_room(table, mm.shape[1], n_types)
+    sums = np.empty((n_members, mm.shape[1], 4))
+    if not _add_pull_back(table.radial, table.rows, *given, by_site, by_weight, *room, sums):
         raise ValueError(f"the types of sites must be from 0 to {n_types - 1}.")

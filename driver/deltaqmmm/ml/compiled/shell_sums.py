@@ -13,7 +13,6 @@ from deltaqmmm.ml.compiled.jit import Kernel, inlined
 from deltaqmmm.ml.compiled.radial_loops import multiply_rows, radial_functions
 from deltaqmmm.ml.compiled.site_loops import clear, find_within, load, sort_sites
 from deltaqmmm.ml.compiled.tables import BLOCK, GROUP, Block, RadialTable, RowTable, ShellTable, Sites, shell_room
-from deltaqmmm.ml.compiled.threads import over_frames
 from deltaqmmm.results import FloatArray, IntArray
 
 
@@ -50,8 +49,6 @@ def _add_dots(left: FloatArray, index: int, rows: FloatArray, row: int, size: in
 
 @Kernel
 def _fill_shell_sums(
-    first: int,
-    last: int,
     radial: RadialTable,
     table: RowTable,
     qm: FloatArray,
@@ -63,13 +60,10 @@ def _fill_shell_sums(
     sites: Sites,
     block: Block,
 ) -> bool:
-    """Fill in moments (B, n, F, R, T) and jacobian (B, n, F, R, T, 3) of the frames from the first up to the last.
-
-    False for a type that there is not.
-    """
+    """Fill in moments (B, n, F, R, T) and jacobian (B, n, F, R, T, 3); False for a type that there is not."""
     n_functions, n_moments, n_rows = len(radial.kinds), len(table.raised), len(table.parents)
     values, slopes, rows, plain, steep = block.values, block.slopes, block.rows, block.plain, block.steep
-    for frame in range(first, last):
+    for frame in range(len(qm)):
         if not sort_sites(radial.cutoff, qm[frame], mm[frame], weights[frame], types[frame], False, sites):
             return False
         for atom in range(qm.shape[1]):
@@ -122,10 +116,7 @@ def shell_sums(
     moments = np.empty((*qm.shape[:2], table.n_functions, table.n_rows, n_types))
     jacobian = np.empty((*moments.shape, 3))
 
-    def work(first: int, last: int) -> bool:
-        room = shell_room(table, mm.shape[1], n_types)
-        return _fill_shell_sums(first, last, table.radial, table.rows, *given, moments, jacobian, *room)
-
-    if not over_frames(work, len(qm)):
+    room = shell_room(table, mm.shape[1], n_types)
+    if not _fill_shell_sums(table.radial, table.rows, *given, moments, jacobian, *room):
         raise ValueError(f"the types of sites must be from 0 to {n_types - 1}.")
     return moments, jacobian

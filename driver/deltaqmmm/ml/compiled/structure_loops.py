@@ -17,7 +17,6 @@ from deltaqmmm.ml.compiled.jit import Kernel, inlined
 from deltaqmmm.ml.compiled.radial_loops import multiply_rows, radial_functions
 from deltaqmmm.ml.compiled.site_loops import clear
 from deltaqmmm.ml.compiled.tables import LANES, Block, RadialTable, RowTable, block_room, radial_table, row_table
-from deltaqmmm.ml.compiled.threads import over_frames
 from deltaqmmm.ml.functions import SymmetryFunctions
 from deltaqmmm.results import FloatArray, IntArray
 
@@ -113,18 +112,16 @@ def _directions(block: Block, near: IntArray, count: int, kept: FloatArray) -> N
 
 @Kernel
 def _fill_neighbour_sums(
-    first: int,
-    last: int,
     table: StructureTable,
     positions: FloatArray,
     sums: FloatArray,
     pairs: FloatArray,
     room: _Room,
 ) -> bool:
-    """Fill in sums (B, n, E, Q) and pairs (B, n, n, `n_kept`) of the frames from the first up to the last."""
+    """Fill in sums (B, n, E, Q) and pairs (B, n, n, `n_kept`)."""
     n_radial, n_angular, n_rows = len(table.radial.kinds), len(table.angular.kinds), len(table.rows.raised)
     radial, angular = room.radial, room.angular
-    for frame in range(first, last):
+    for frame in range(len(positions)):
         atoms = positions[frame]
         for atom in range(len(atoms)):
             found, kept = sums[frame, atom], pairs[frame, atom]
@@ -195,8 +192,6 @@ def _add_dots(factor: float, steep: float, left: FloatArray, rows: FloatArray, f
 
 @Kernel
 def _add_neighbour_pull_back(
-    first: int,
-    last: int,
     table: StructureTable,
     pairs: FloatArray,
     gradients: FloatArray,
@@ -204,13 +199,13 @@ def _add_neighbour_pull_back(
     rows: FloatArray,
     parts: FloatArray,
 ) -> bool:
-    """Add to found (C, B, n, 3) from gradients (C, B, n, E, Q), for the frames from the first up to the last.
+    """Add to found (C, B, n, 3) from gradients (C, B, n, E, Q).
 
     There must be room for rows (4, R) and for the derivatives by the direction and by r^2 of one pair, parts (4,).
     """
     n_radial, n_angular, n_rows = len(table.radial.kinds), len(table.angular.kinds), len(table.rows.raised)
     n_atoms, start = pairs.shape[1], 4 + n_radial
-    for frame in range(first, last):
+    for frame in range(len(pairs)):
         for atom in range(n_atoms):
             for other in range(n_atoms):
                 kept, kind = pairs[frame, atom, other], table.species[other]
@@ -250,10 +245,7 @@ def neighbour_sums(table: StructureTable, positions: FloatArray, n_elements: int
     sums = np.empty((n_frames, n_atoms, n_elements, table.n_sums))
     pairs = np.empty((n_frames, n_atoms, n_atoms, table.n_kept))
 
-    def work(first: int, last: int) -> bool:
-        return _fill_neighbour_sums(first, last, table, positions, sums, pairs, _room(table))
-
-    over_frames(work, n_frames)
+    _fill_neighbour_sums(table, positions, sums, pairs, _room(table))
     return sums, pairs
 
 
@@ -266,9 +258,5 @@ def neighbour_pull_back(table: StructureTable, pairs: FloatArray, gradients: Flo
         gradients: dE/d(sums) of C energies, shape (C, B, n, E, Q).
         found: Gets dE/dR, shape (C, B, n, 3), hartree/bohr.
     """
-
-    def work(first: int, last: int) -> bool:
-        rows = np.empty((4, len(table.rows.raised)))
-        return _add_neighbour_pull_back(first, last, table, pairs, gradients, found, rows, np.empty(4))
-
-    over_frames(work, len(pairs))
+    rows = np.empty((4, len(table.rows.raised)))
+    _add_neighbour_pull_back(table, pairs, gradients, found, rows, np.empty(4))

@@ -11,7 +11,6 @@ from deltaqmmm.ml.compiled.shell_pull_back import shell_pull_back
 from deltaqmmm.ml.compiled.shell_sums import shell_sums
 from deltaqmmm.ml.compiled.site_loops import list_near
 from deltaqmmm.ml.compiled.tables import ShellTable
-from deltaqmmm.ml.compiled.threads import over_frames
 from deltaqmmm.ml.functions import SymmetryFunctions
 from deltaqmmm.results import FloatArray, IntArray
 
@@ -94,10 +93,8 @@ class CompiledSurroundings:
 
 
 @Kernel
-def _list_near_sites(
-    first: int, last: int, distance: float, qm: FloatArray, mm: FloatArray, places: IntArray, counts: IntArray
-) -> bool:
-    for frame in range(first, last):
+def _list_near_sites(distance: float, qm: FloatArray, mm: FloatArray, places: IntArray, counts: IntArray) -> bool:
+    for frame in range(len(mm)):
         counts[frame] = list_near(distance, qm[frame], mm[frame], places[frame])
     return True
 
@@ -114,5 +111,5 @@ def near_sites(qm: FloatArray, mm: FloatArray, distance: float) -> tuple[IntArra
         Their numbers, ascending and filled up with zeros, shape (B, K), and how many there are, shape (B,).
     """
     places, counts = np.zeros(mm.shape[:2], dtype=np.int64), np.zeros(len(mm), dtype=np.int64)
-    over_frames(lambda first, last: _list_near_sites(first, last, distance, qm, mm, places, counts), len(mm))
+    _list_near_sites(distance, qm, mm, places, counts)
     return places, counts
