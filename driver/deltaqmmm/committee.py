@@ -231,18 +231,23 @@ def force_spreads(result: CommitteeResult) -> Tensor | None:
     Returns:
         The largest spread of each frame, shape (B,), hartree/bohr; None for one member.
     """
-    if len(result.energies) < 2:
+    n_members = len(result.energies)
+    if n_members < 2:
         return None
-    largest = _spread(result.qm_gradients).amax(dim=1)
-    near = result.sites.near(NEAR)
-    return torch.maximum(largest, _spread(near).amax(dim=1)) if near.shape[2] > 0 else largest
+    # Sums of squared deviations from the mean are sums of squared contrasts, of which there is one less than members.
+    contrasts = _contrasts(n_members).to(result.qm_gradients)
+    qm = torch.einsum("mc,cbnx->mbnx", contrasts, result.qm_gradients)
+    largest = qm.square().sum(dim=(0, 3)).amax(dim=1)
+    near = result.sites.near(NEAR, contrasts)
+    if near.shape[2] > 0:
+        largest = torch.maximum(largest, near.square().sum(dim=(0, 3)).amax(dim=1))
+    spreads: Tensor = (largest / (n_members - 1)).sqrt()
+    return spreads
 
 
-def _spread(gradients: Tensor) -> Tensor:
-    """Root of the summed variances of the components: (C, B, n, 3) to (B, n)."""
-    mean = gradients.mean(dim=0)
-    # Member by member: `Tensor.var` takes ten times longer over a leading dimension.
-    total = torch.zeros_like(mean)
-    for member in gradients:
-        total += (member - mean).square_()
-    return (total.sum(dim=-1) / (len(gradients) - 1)).sqrt()
+def _contrasts(count: int) -> Tensor:
+    """Orthonormal rows (count - 1, count), each with the sum 0: those of Helmert's matrix."""
+    rows = torch.ones(count - 1, count, dtype=torch.float64).tril()
+    for row in range(count - 1):
+        rows[row, row + 1] = -(row + 1)
+    return rows / rows.square().sum(dim=1, keepdim=True).sqrt()

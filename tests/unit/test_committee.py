@@ -120,9 +120,9 @@ def test_only_near_sites_count_in_the_force_spread():
         def __init__(self, count):
             self.count = count
 
-        def near(self, distance):
+        def near(self, distance, weights):
             asked.append(distance)
-            return 10.0 * result.mm_gradients[:, :, : self.count]
+            return torch.einsum("mc,cbkx->mbkx", weights, 10.0 * result.mm_gradients[:, :, : self.count])
 
     gradients = result.qm_gradients, 10.0 * result.mm_gradients[:, :, :2]
     each = [np.sqrt(np.var(x.numpy(), axis=0, ddof=1).sum(axis=-1)).max(axis=1) for x in gradients]

@@ -18,8 +18,16 @@ class SiteDerivatives(Protocol):
     def weighted(self, weights: Tensor) -> tuple[Tensor, Tensor]:
         """Of M sums of the members with weights (M, C, B): by sites (M, B, K, 3), and by charges (M, B, K)."""
 
-    def near(self, distance: float) -> Tensor:
-        """Of each member, by the sites nearer than a distance (bohr) to a QM atom, zero-padded: (C, B, K', 3)."""
+    def near(self, distance: float, weights: Tensor) -> Tensor:
+        """Of M sums of the members with weights (M, C), by the sites near a QM atom.
+
+        Args:
+            distance: How near, bohr.
+            weights: Shape (M, C).
+
+        Returns:
+            Shape (M, B, K', 3), filled up with zeros.
+        """
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,10 +49,10 @@ class StoredDerivatives:
             torch.einsum("mcb,cbk->mbk", weights, self.charge_gradients),
         )
 
-    def near(self, distance: float) -> Tensor:
+    def near(self, distance: float, weights: Tensor) -> Tensor:
         """See `SiteDerivatives`; gives all sites."""
         del distance
-        return self.mm_gradients
+        return torch.einsum("mc,cbkx->mbkx", weights, self.mm_gradients)
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,9 +79,11 @@ class MomentDerivatives:
             by_charge.append(weight * factors)
         return torch.cat(by_site, dim=1), torch.cat(by_charge, dim=1)
 
-    def near(self, distance: float) -> Tensor:
+    def near(self, distance: float, weights: Tensor) -> Tensor:
         """See `SiteDerivatives`."""
-        outer, inner = self.by_moment
+        outer, inner = (
+            torch.einsum("mc,cbifxt->mbifxt", weights.to(gradients), gradients) for gradients in self.by_moment
+        )
         found = [around.pull_back_near(outer[:, part], inner[:, part], distance) for part, around, _ in self.parts]
         width = max(gradients.shape[2] for gradients in found)
         padded = [nn.functional.pad(gradients, (0, 0, 0, width - gradients.shape[2])) for gradients in found]

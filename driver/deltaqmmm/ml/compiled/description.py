@@ -132,6 +132,8 @@ class CompiledDerivatives:
         by_site, by_weight = self.around.pull_back(outer, inner)
         return torch.from_numpy(by_site), torch.from_numpy(by_weight * self.factors)
 
-    def near(self, distance: float) -> Tensor:
+    def near(self, distance: float, weights: Tensor) -> Tensor:
         """See `SiteDerivatives`."""
-        return torch.from_numpy(self.around.pull_back_near(*self.by_moment, distance))
+        given = array(weights.to(torch.float64))
+        outer, inner = (np.tensordot(given, gradients, axes=1) for gradients in self.by_moment)
+        return torch.from_numpy(self.around.pull_back_near(outer, inner, distance))
