@@ -245,15 +245,16 @@ def test_weights_decay_by_the_learning_rate():
     steps = math.ceil(len(make_dataset().frames) / settings.batch_size)
     rates = sum(steps * learning_rate(settings, epoch) for epoch in range(settings.epochs))
     sizes = {}
-    for decay in (0.0, 5.0):
+    for decay in (0.0, 20.0):
         trainer = Trainer(make_dataset(), replace(settings, weight_decay=decay), FUNCTIONS)
         trainer.run()
         sizes[decay] = {
             name: float(parameter.detach().norm()) for name, parameter in trainer._network.named_parameters()
         }
-    shrunk = {name: sizes[5.0][name] / size for name, size in sizes[0.0].items()}
+    shrunk = {name: sizes[20.0][name] / size for name, size in sizes[0.0].items()}
     inner = [ratio for name, ratio in shrunk.items() if name.startswith("weight") and name.endswith("_0")]
-    assert max(abs(ratio - math.exp(-5.0 * rates)) for ratio in inner) < 0.05, (inner, math.exp(-5.0 * rates))
+    expected = math.exp(-20.0 * rates)
+    assert max(abs(ratio / expected - 1.0) for ratio in inner) < 0.02, (inner, expected)
 
 
 def test_validation_errors_are_those_of_the_averaged_networks_on_held_out_frames():
