@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -76,9 +77,12 @@ def add_correction(config):
     """What a user would write into config.toml: the baseline that the model was trained on, and the model."""
     text = re.sub(r'(?m)^dispersion = "none".*$', 'dispersion = "d3bj"', config.read_text())
     model = os.path.relpath(MODEL, config.parent)
-    shipped = (HERE / "box" / "config.toml").read_text()
-    limit = re.search(r"(?m)^energy_spread_limit_kj_per_mol = \S+", shipped)[0]
-    lines = [f'model = "{model}"  # a committee: PBE0-D3 minus DFTB3-D3', 'action = "fade"', limit]
+    limit = tomllib.loads((HERE / "box" / "config.toml").read_text())["correction"]["energy_spread_limit_kj_per_mol"]
+    lines = [
+        f'model = "{model}"  # a committee: PBE0-D3 minus DFTB3-D3',
+        'action = "fade"',
+        f"energy_spread_limit_kj_per_mol = {limit}",
+    ]
     config.write_text("\n".join([text, "[correction]", *lines, ""]))
     print('\nconfig.toml gets [dftb] dispersion = "d3bj" and [correction]:', *lines, sep="\n    ")
 

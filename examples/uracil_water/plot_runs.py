@@ -30,13 +30,15 @@ def main():
         # i-PI counts the energy of the whole ring polymer.
         conserved = (conserved - conserved[settled].mean()) * KJ_PER_MOL * 1000.0 / n_atoms
         drift = np.polyfit(time[settled], conserved[settled], 1)[0]
+        quarters = zip(*(np.array_split(values[settled], 4) for values in (time, conserved)), strict=True)
+        error = np.std([np.polyfit(*quarter, 1)[0] for quarter in quarters], ddof=1) / 2.0
         spreads = np.stack([np.loadtxt(file) for file in sorted(HERE.glob(f"{name}.spread_*"))])
         energy, force = spreads[..., 0] * KJ_PER_MOL, spreads[..., 1] * GRADIENT
         cells = (
             title,
             f"{time[-1]:.1f}",
             f"{temperature[settled].mean():.1f} +- {temperature[settled].std():.1f}",
-            f"{drift:.2f}",
+            f"{drift:.2f} +- {error:.2f}",
             f"{energy.mean():.2f} / {energy.max():.2f}",
             f"{force.mean():.1f} / {force.max():.1f}",
         )

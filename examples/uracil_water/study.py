@@ -2,7 +2,7 @@
 
 Trains one network for each number of training frames and each MM cutoff, Delta and direct, on `train.h5`, and judges
 them on `test.h5`. What is done is kept in `study_MODEL.json`, so that an interrupted study goes on. Ends with a table
-(`study.md`) and two figures. On all frames training takes a third of the epochs of the committees that are shipped, on
+(`study.md`) and two figures. On all frames training takes half of the epochs of the committees that are shipped, on
 fewer frames more, up to four times as many.
 
     python study.py direct &        # beside it on another core

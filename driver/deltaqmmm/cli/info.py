@@ -40,7 +40,7 @@ def add_parser(commands: Any, parents: Sequence[argparse.ArgumentParser]) -> Non
 
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
-    if options.file.suffix == ".safetensors":
+    if options.file.suffix.lower() == ".safetensors":
         show_model(options.file)
     else:
         show_dataset(options.file, options.failures)
@@ -74,7 +74,7 @@ def show_model(file: Path) -> None:
     _title(file, "model", VERSION)
     _lines(model_overview(model))
     metrics = model.info.provenance.get("metrics")
-    if isinstance(metrics, Mapping):
+    if isinstance(metrics, Mapping) and metrics.get("rows"):
         print(f"\n{errors_table(metrics)}")
 
 
@@ -105,7 +105,8 @@ def model_overview(model: CommitteeModel) -> list[tuple[str, str]]:
         values: Mapping[str, object] = getattr(info, name)
         rows.append((name, f"{_inline(values)}  [{settings_hash(values)}]"))
     trained = {name: value for name, value in info.provenance.items() if name not in ("training", "metrics")}
-    rows.append(("made with", _inline(trained)))
+    if trained:
+        rows.append(("made with", _inline(trained)))
     training = info.provenance.get("training")
     if isinstance(training, Mapping):
         rows.append(("training", _inline(training)))

@@ -75,8 +75,11 @@ class TrainingSettings:
             raise ConfigError(f"the weights of the loss are {weights}: not negative, and one of them positive.")
         if not self.learning_rate > 0.0:
             raise ConfigError(f"learning_rate = {self.learning_rate}: a positive number is needed.")
-        if not (self.weight_decay >= 0.0 and math.isfinite(self.weight_decay)):
-            raise ConfigError(f"weight_decay = {self.weight_decay}: a number from 0 up is needed.")
+        if not 0.0 <= self.weight_decay * self.learning_rate < 1.0:
+            raise ConfigError(
+                f"weight_decay = {self.weight_decay}: a number from 0 up is needed, below one over learning_rate "
+                f"({self.learning_rate:g})."
+            )
         if not 0.0 <= self.averaging < 1.0:
             raise ConfigError(f"averaging = {self.averaging}: a number from 0 to below 1 is needed.")
 

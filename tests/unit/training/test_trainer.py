@@ -468,7 +468,7 @@ def test_labels_that_are_not_finite_stop_the_training(value):
 
 def test_a_learning_rate_that_is_far_too_high_is_an_error_or_finite():
     with pytest.raises(NonFiniteError, match="lower learning_rate"):
-        trained(replace(SETTINGS, learning_rate=1e30))
+        trained(replace(SETTINGS, learning_rate=1e30, weight_decay=0.0))
 
 
 def test_the_learning_rate_rises_and_falls():
@@ -529,6 +529,7 @@ def test_the_mean_energy_is_taken_off():
         ({"learning_rate": math.nan}, "learning_rate"),
         ({"weight_decay": -1e-3}, "weight_decay"),
         ({"weight_decay": math.inf}, "weight_decay"),
+        ({"weight_decay": 100.0}, "weight_decay"),
         ({"averaging": 1.0}, "averaging"),
     ],
 )
