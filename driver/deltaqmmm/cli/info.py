@@ -53,7 +53,7 @@ def show_dataset(file: Path, failures: int) -> None:
     from deltaqmmm.dataset.schema import VERSION
 
     dataset = read_dataset(file)
-    _title(file, "dataset", VERSION)
+    _title(file, f"dataset of deltaqmmm, version {VERSION}")
     _lines(overview(dataset))
     if dataset.frames:
         print(f"\n{sources_table(dataset)}\n\n{differences_table(dataset)}")
@@ -68,10 +68,9 @@ def show_dataset(file: Path, failures: int) -> None:
 def show_model(file: Path) -> None:
     """Print what a model file holds."""
     from deltaqmmm.ml import load_model
-    from deltaqmmm.ml.model_file import VERSION
 
     model = load_model(file)
-    _title(file, "model", VERSION)
+    _title(file, "model of deltaqmmm")
     _lines(model_overview(model))
     metrics = model.info.provenance.get("metrics")
     if isinstance(metrics, Mapping) and metrics.get("rows"):
@@ -124,9 +123,8 @@ def errors_table(metrics: Mapping[str, Any]) -> str:
     return table(header, rows) + "\n  MAE / RMSE; energies in kJ/mol, gradients in kJ/mol/angstrom"
 
 
-def _title(file: Path, kind: str, version: int) -> None:
-    size = file.stat().st_size / 1e6
-    print(f"{file}: {kind} of deltaqmmm, version {version}, atomic units, {size:.2f} MB")
+def _title(file: Path, kind: str) -> None:
+    print(f"{file}: {kind}, atomic units, {file.stat().st_size / 1e6:.2f} MB")
 
 
 def _lines(rows: Sequence[tuple[str, str]]) -> None:

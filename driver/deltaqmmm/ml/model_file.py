@@ -1,9 +1,10 @@
 """The model file: safetensors, with a JSON header under the key "deltaqmmm". It carries no code.
 
-Version 2; version 1 was of before the first release and had other symmetry functions. Lengths in bohr, energies in
-hartree, charges in e. Tensors: ``offsets`` (E,), ``scale``, and for each element ``mean_X`` (F,), ``transform_X`` (F,
-D), ``weight_X_l`` (C, in, out) and ``bias_X_l`` (C, 1, out) of layer l. `network.CommitteeNetwork` says what they
-are. Each is float32 if that holds its numbers exactly, else float64.
+Version 3. Version 2 had inputs without bounds and no ``reach_X``: it is read. Version 1 was of before the first
+release and had other symmetry functions: it is not. Lengths in bohr, energies in hartree, charges in e. Tensors:
+``offsets`` (E,), ``scale``, and for each element ``mean_X`` (F,), ``transform_X`` (F, D), ``reach_X`` (D,),
+``weight_X_l`` (C, in, out) and ``bias_X_l`` (C, 1, out) of layer l. `network.CommitteeNetwork` says what they are. Each
+is float32 if that holds its numbers exactly, else float64.
 """
 
 from __future__ import annotations
@@ -27,7 +28,10 @@ from deltaqmmm.ml.functions import SymmetryFunctions
 from deltaqmmm.ml.network import CommitteeNetwork
 
 FORMAT = "deltaqmmm model"
-VERSION = 2
+VERSION = 3
+OLDEST = 2
+UNBOUNDED = 1e30
+"""A reach that no input comes near: with it the bounded input is the input, to the last digit."""
 UNITS = "bohr, hartree, e"
 
 
@@ -93,10 +97,10 @@ def _from_parts(header: Mapping[str, Any], tensors: dict[str, torch.Tensor]) -> 
     found = (header.get("format"), header.get("version"), header.get("units"))
     if found[0] != FORMAT:
         raise ModelError(f"is no model of deltaqmmm (its format is {found[0]!r}).")
-    if found[1] != VERSION:
+    if found[1] not in range(OLDEST, VERSION + 1):
         raise ModelError(
-            f"is a model of version {found[1]}, and this deltaqmmm reads version {VERSION}: use the release of "
-            "deltaqmmm that wrote it, or train it again."
+            f"is a model of version {found[1]}, and this deltaqmmm reads versions {OLDEST} to {VERSION}: use the release "
+            "of deltaqmmm that wrote it, or train it again."
         )
     if found[2] != UNITS:
         raise ModelError(f"is in {found[2]}, and {UNITS} are needed.")
@@ -109,6 +113,9 @@ def _from_parts(header: Mapping[str, Any], tensors: dict[str, torch.Tensor]) -> 
     network = CommitteeNetwork(info.elements, count, header["n_inputs"], header["hidden"], info.n_members)
     network = network.to(torch.float64)
     finite = all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values())
+    if found[1] == 2:
+        for element, inputs in zip(network.elements, network.n_inputs, strict=True):
+            tensors.setdefault(f"reach_{element}", torch.full((inputs,), UNBOUNDED))
     offsets = tensors.pop("offsets").to(torch.float64)
     if offsets.shape != (len(info.elements),) or not finite:
         raise ModelError("holds numbers that are not finite, or the wrong number of them.")

@@ -256,9 +256,12 @@ def test_tensors_that_do_not_fit(file, name):
     load_model(file)
 
 
-def test_an_old_file_goes_on_loading():
-    expected = json.loads((DATA / "model_v2.json").read_text())
-    model = load_model(DATA / "model_v2.safetensors")
+@pytest.mark.parametrize("version", [2, 3])
+def test_an_old_file_goes_on_loading(version, tmp_path):
+    expected = json.loads((DATA / f"model_v{version}.json").read_text())
+    file = DATA / f"model_v{version}.safetensors"
+    assert parts_of(file)[0]["version"] == version
+    model = load_model(file)
     assert model.info.target == "delta"
     assert model.info.elements == ("C", "H", "O")
     assert model.info.mm_types == ("H", "O")
@@ -274,3 +277,7 @@ def test_an_old_file_goes_on_loading():
         value = torch.tensor(expected[name], dtype=torch.float64)
         torch.testing.assert_close(getattr(result, name), value, rtol=0.0, atol=1e-12)
         assert value.abs().max() > 1e-4
+    # What is saved again is of the newest version, and the same.
+    save_model(tmp_path / "again", model)
+    again = load_model(tmp_path / "again").network.state_dict()
+    assert all(torch.equal(tensor, again[name]) for name, tensor in model.network.state_dict().items())

@@ -1,6 +1,6 @@
-"""Made model_v2.safetensors and model_v2.json, once: what is read by later releases must not be written again.
+"""Made model_v3.safetensors and model_v3.json, once: what is read by later releases must not be written again.
 
-Run from the repository root: python -m tests.unit.ml.data.make_model_v2 FOLDER
+Run from the repository root: python -m tests.unit.ml.data.make_model_v3 FOLDER
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def main(folder: Path) -> None:
     qm, mm, charges, sites = frames = make_frames(n_frames=2, n_sites=5)
     correction = model.bind(FORMALDEHYDE, SITE_SYMBOLS[:6], SITE_TYPES[:6], SITE_CHARGES[:6])
     result = correction.evaluate(*frames)
-    save_model(folder / "model_v2.safetensors", model)
+    save_model(folder / "model_v3.safetensors", model)
     content = {
         "qm_symbols": FORMALDEHYDE,
         "site_symbols": SITE_SYMBOLS[:6],
@@ -48,7 +48,7 @@ def main(folder: Path) -> None:
         "mm_gradients": result.mm_gradients.tolist(),
         "charge_gradients": result.charge_gradients.tolist(),
     }
-    (folder / "model_v2.json").write_text(json.dumps(content, indent=1) + "\n")
+    (folder / "model_v3.json").write_text(json.dumps(content, indent=1) + "\n")
 
 
 if __name__ == "__main__":
