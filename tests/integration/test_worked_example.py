@@ -43,32 +43,53 @@ def test_the_spread_goes_with_the_error(judged):
     assert spreads.gradient.pearson > 0.3
 
 
-def test_a_frame_far_outside_the_training_set_shows(test_set):
-    """Stretch a C=O bond step by step: the guard of the example's configuration flags every one of these frames."""
+@pytest.fixture(scope="module")
+def stretched(test_set):
+    """Energy spread (kJ/mol) and force spread (kJ/mol/angstrom): the largest on the test frames, shape (2,), and those
+    of a test frame whose C=O bond is stretched by 0, 0.3, 0.6 and 1 angstrom, shape (4, 2)."""
     table = test_set.system
     correction = load_model(EXAMPLE / "delta.safetensors").bind(
         table.qm_symbols, table.site_symbols, table.site_types, table.site_charges
     )
-    usual = correction.evaluate(*pad_frames(test_set.frames))
-    energies, forces = usual.energies.std(dim=0) / KJ_PER_MOL, force_spreads(usual) * ANGSTROM / KJ_PER_MOL
+
+    def spreads(*frames):
+        result = correction.evaluate(*frames)
+        pair = result.energies.std(dim=0) / KJ_PER_MOL, force_spreads(result) * ANGSTROM / KJ_PER_MOL
+        return torch.stack(pair, dim=1).numpy()
+
+    usual = spreads(*pad_frames(test_set.frames)).max(axis=0)
     qm, *rest = pad_frames(test_set.frames[:1])
     distances = torch.cdist(qm[0], qm[0])
-    oxygens = [index for index, symbol in enumerate(table.qm_symbols) if symbol == "O"]
-    carbon = int(distances[oxygens[0]].topk(2, largest=False).indices[1])
-    bond = qm[0, oxygens[0]] - qm[0, carbon]
+    oxygen = table.qm_symbols.index("O")
+    carbon = int(distances[oxygen].topk(2, largest=False).indices[1])
+    bond = qm[0, oxygen] - qm[0, carbon]
     found = []
     for stretch in (0.0, 0.3, 0.6, 1.0):
         moved = qm.clone()
-        moved[0, oxygens[0]] += stretch * ANGSTROM * bond / bond.norm()
-        result = correction.evaluate(moved, *rest)
-        found.append(
-            [float(result.energies.std(dim=0) / KJ_PER_MOL), float(force_spreads(result) * ANGSTROM / KJ_PER_MOL)]
-        )
+        moved[0, oxygen] += stretch * ANGSTROM * bond / bond.norm()
+        found.append(spreads(moved, *rest)[0])
     found = np.array(found)
-    print(f"test frames: energy spread at most {energies.max():.2f}, force spread at most {forces.max():.1f}")
+    print(f"test frames: energy spread at most {usual[0]:.2f}, force spread at most {usual[1]:.1f}")
     print("stretched by 0, 0.3, 0.6 and 1 angstrom:", found.round(1).tolist())
+    return usual, found
+
+
+def test_a_frame_far_outside_the_training_set_shows(stretched):
+    """The guard of the example's configuration flags it, and the energy spread leaves that of the test frames far
+    behind."""
+    usual, found = stretched
     limit = tomllib.loads((EXAMPLE / "box" / "config.toml").read_text())["correction"]["energy_spread_limit_kj_per_mol"]
-    assert energies.max() < limit
-    assert forces.max() > found[0, 1]
+    assert usual[0] < limit
     assert (found[1:, 0] > limit).all()
-    assert (found[1:, 1] > 2.0 * float(forces.max())).all()
+    assert (found[0] <= usual).all()
+    assert (found[2:, 0] > 3.0 * usual[0]).all()
+    assert found[3, 1] > 3.0 * usual[1]
+
+
+@pytest.mark.xfail(
+    strict=True,
+    reason="2.5 times at 0.6 angstrom: where the bounds of the inputs are reached, slopes of all members go to zero",
+)
+def test_the_force_spread_shows_it_too(stretched):
+    usual, found = stretched
+    assert (found[2:, 1] > 3.0 * usual[1]).all()
