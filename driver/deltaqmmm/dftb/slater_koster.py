@@ -141,7 +141,7 @@ def find_file(settings: DFTBSettings, first: str, second: str) -> Path:
     raise ParameterError(
         f"no Slater-Koster file {first}-{second}.skf of the parameter set {settings.parameters!r} was found. "
         f"Searched:\n  {searched}\nSet [dftb] parameter_folder or the environment variable DFTB_PREFIX to the folder "
-        f"that holds it, or choose a parameter set that covers {first} and {second}."
+        f"that holds it, or choose a parameter set that covers {' and '.join(sorted({first, second}))}."
     )
 
 
