@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from deltaqmmm.dataset import Dataset, EnergyLabel, LabelledFrame, LabelSettings, Source, SystemTable
-from deltaqmmm.errors import ConfigError, DatasetError, ModelError, NonFiniteError
+from deltaqmmm.errors import DatasetError, ModelError, NonFiniteError
 from deltaqmmm.ml import Descriptor, RadialFunction, SiteTypes
 from deltaqmmm.training import preparation
 from deltaqmmm.training import trainer as trainer_module
@@ -508,31 +508,3 @@ def test_the_mean_energy_is_taken_off():
     torch.testing.assert_close(
         trainer._targets.double() + (trainer._offsets * counts).sum(), energies, rtol=0.0, atol=1e-8
     )
-
-
-@pytest.mark.parametrize(
-    ("changes", "word"),
-    [
-        ({"target": "gamma"}, "target"),
-        ({"members": 0}, "members"),
-        ({"epochs": 0}, "epochs"),
-        ({"batch_size": -1}, "batch_size"),
-        ({"patience": 0}, "patience"),
-        ({"hidden": ()}, "hidden"),
-        ({"hidden": (8, 0)}, "hidden"),
-        ({"validation_fraction": 0.0}, "validation_fraction"),
-        ({"validation_fraction": 1.0}, "validation_fraction"),
-        ({"energy_weight": -1.0}, "weights"),
-        ({f"{name}_weight": 0.0 for name in ("energy", "qm_gradient", "mm_gradient", "mm_potential")}, "weights"),
-        ({"mm_gradient_weight": math.nan}, "weights"),
-        ({"learning_rate": 0.0}, "learning_rate"),
-        ({"learning_rate": math.nan}, "learning_rate"),
-        ({"weight_decay": -1e-3}, "weight_decay"),
-        ({"weight_decay": math.inf}, "weight_decay"),
-        ({"weight_decay": 100.0}, "weight_decay"),
-        ({"averaging": 1.0}, "averaging"),
-    ],
-)
-def test_bad_settings_are_refused(changes, word):
-    with pytest.raises(ConfigError, match=word):
-        TrainingSettings(**changes)
