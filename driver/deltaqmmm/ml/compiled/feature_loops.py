@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from deltaqmmm.ml.compiled.jit import Kernel, inlined
+from deltaqmmm.jit import Kernel, inlined
 from deltaqmmm.ml.compiled.site_loops import clear
 from deltaqmmm.ml.compiled.tables import RowTable, row_table
 from deltaqmmm.ml.features import n_features

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from deltaqmmm.ml.compiled.jit import inlined
+from deltaqmmm.jit import inlined
 from deltaqmmm.ml.compiled.tables import Block, RadialTable, RowTable
 from deltaqmmm.ml.functions import KINDS
 from deltaqmmm.results import FloatArray

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from deltaqmmm.jit import Kernel, inlined
 from deltaqmmm.ml.compiled.arrays import check, checked_frames
-from deltaqmmm.ml.compiled.jit import Kernel, inlined
 from deltaqmmm.ml.compiled.radial_loops import multiply_rows, radial_functions
 from deltaqmmm.ml.compiled.site_loops import clear, find_within, load, sort_sites
 from deltaqmmm.ml.compiled.tables import BLOCK, GROUP, Block, RadialTable, RowTable, ShellTable, Sites, shell_room

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from deltaqmmm.ml.compiled.jit import inlined
+from deltaqmmm.jit import inlined
 from deltaqmmm.ml.compiled.tables import LANES, Sites
 from deltaqmmm.results import FloatArray, IntArray
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from deltaqmmm.ml.compiled.jit import Kernel, inlined
+from deltaqmmm.jit import Kernel, inlined
 from deltaqmmm.ml.compiled.radial_loops import multiply_rows, radial_functions
 from deltaqmmm.ml.compiled.site_loops import clear
 from deltaqmmm.ml.compiled.tables import LANES, Block, RadialTable, RowTable, block_room, radial_table, row_table

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from deltaqmmm.ml.compiled.jit import Kernel
+from deltaqmmm.jit import Kernel
 from deltaqmmm.ml.compiled.shell_pull_back import shell_pull_back
 from deltaqmmm.ml.compiled.shell_sums import shell_sums
 from deltaqmmm.ml.compiled.site_loops import list_near

@@ -1,4 +1,4 @@
-"""How the loops are compiled: at the first call, and kept on disk where numba finds a place for them."""
+"""How loops are compiled with numba: at the first call, and kept on disk where numba finds a place for them."""
 
 from __future__ import annotations
 
@@ -28,14 +28,11 @@ def inlined(*flags: str) -> Callable[[_Function], _Function]:
     return compiled
 
 
-def _state_of_sources() -> str:
-    """A short name for what is compiled: the files of this folder, and that with the kinds of functions."""
-    here = Path(__file__).resolve().parent
-    files = [*sorted(here.glob("*.py")), here.parent / "functions.py"]
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files if file.is_file())).hexdigest()[:12]
-
-
-_SOURCES = _state_of_sources()
+def _state_of_sources(function: Callable[..., Any]) -> str:
+    """A short name for what is compiled: this file, those of the function's folder and those of the folder above."""
+    folder = Path(function.__code__.co_filename).resolve().parent
+    files = [Path(__file__), *sorted(folder.glob("*.py")), *sorted(folder.parent.glob("*.py"))]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
 
 
 class Kernel:
@@ -43,7 +40,7 @@ class Kernel:
 
     def __init__(self, function: Callable[..., Any]) -> None:
         # numba looks for changes in the file of a function alone, and not in those of the functions that it calls.
-        function.__qualname__ = f"{function.__qualname__}_{_SOURCES}"
+        function.__qualname__ = f"{function.__qualname__}_{_state_of_sources(function)}"
         self._function = function
         self._compiled: Callable[..., Any]
         try:

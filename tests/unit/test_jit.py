@@ -7,8 +7,8 @@ import importlib.util
 import numba
 import pytest
 
-from deltaqmmm.ml.compiled import jit
-from deltaqmmm.ml.compiled.jit import Kernel
+from deltaqmmm import jit
+from deltaqmmm.jit import Kernel
 
 
 def imported(file):
@@ -55,21 +55,22 @@ def test_loops_are_compiled_anew_when_any_source_changes(tmp_path, monkeypatch):
     # numba looks at the file of the loop alone, which stays as it is.
     monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path / "kept"))
     for state in ("before", "before", "after"):
-        monkeypatch.setattr(jit, "_SOURCES", state)
+        monkeypatch.setattr(jit, "_state_of_sources", lambda _, state=state: state)
         kernel = Kernel(imported(tmp_path / "third.py"))
         assert kernel(1)
     assert len(list((tmp_path / "kept").rglob("*.nbi"))) == 2
 
 
-def test_the_state_of_the_sources(tmp_path, monkeypatch):
-    folder = tmp_path / "compiled"
-    folder.mkdir()
-    monkeypatch.setattr(jit, "__file__", str(folder / "jit.py"))
-    states = [jit._state_of_sources()]
-    for file in (folder / "jit.py", folder / "loops.py", tmp_path / "functions.py"):
+def test_the_state_of_the_sources(tmp_path):
+    """The files beside that of the function and in the folder above, where what it calls is."""
+    folder = tmp_path / "room" / "compiled"
+    folder.mkdir(parents=True)
+    function = imported(folder / "loops.py")
+    states = [jit._state_of_sources(function)]
+    for file in (folder / "inner.py", folder.parent / "functions.py"):
         file.write_text("one = 1\n")
-        states.append(jit._state_of_sources())
-    (folder / "loops.py").write_text("one = 2\n")
-    states.append(jit._state_of_sources())
-    assert len(set(states)) == 5
-    assert jit._state_of_sources() == states[-1]
+        states.append(jit._state_of_sources(function))
+    (folder / "inner.py").write_text("one = 2\n")
+    states.append(jit._state_of_sources(function))
+    assert len(set(states)) == 4
+    assert jit._state_of_sources(function) == states[-1]
