@@ -9,6 +9,7 @@ DFTB+ differentiates its integrals numerically, so forces can agree to about 1e-
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -53,8 +54,11 @@ def potential_at(positions, sites, charges, blur):
     return kernel @ charges
 
 
-def evaluate_with_charges(engine, cases):
-    """Energies, gross charges, forces on atoms and forces on point charges of a list of cases as one batch."""
+def evaluate_with_charges(engine, cases, cycles=None):
+    """Energies, gross charges, forces on atoms and forces on point charges of a list of cases as one batch.
+
+    The number of SCC cycles of the first is appended to `cycles`.
+    """
     positions = torch.stack([positions_of(case) for case in cases]).requires_grad_()
     sites = [point_charges_of(case)[0].requires_grad_() for case in cases]
     potentials = torch.stack(
@@ -64,6 +68,8 @@ def evaluate_with_charges(engine, cases):
         ]
     )
     result = engine.evaluate(positions, potentials)
+    if cycles is not None:
+        cycles.append(int(result.iterations[0]))
     by_position, *by_site = torch.autograd.grad(
         potentials, [positions, *sites], result.charges, allow_unused=True, materialize_grads=True
     )
@@ -115,3 +121,23 @@ def test_one_batch_per_group(molecule):
         energies, charges, forces, site_forces = evaluate_with_charges(engine, mixed)
         for i, case in enumerate(cases, start=1):
             assert_agrees(case, energies[i], charges[i], forces[i], site_forces[i])
+
+
+WARM = [(name, "diagonalisation") for name in sorted(CASES)]
+WARM += [(name, "purification") for name in sorted(CASES) if not CASES[name]["electronic_temperature_K"]]
+
+
+@pytest.mark.parametrize(("name", "solver"), WARM)
+def test_at_the_end_of_a_trajectory(name, solver):
+    """Frames that move towards the reference case, so that all of it starts warm: charges, response and solver."""
+    case = CASES[name]
+    settings = replace(settings_of(case), solver=solver)
+    engine = DFTBEngine(case["symbols"], case["charge"], settings)
+    velocity = 0.005 * np.random.default_rng(11).standard_normal((len(case["symbols"]), 3))
+    cycles = []
+    for left in range(5, -1, -1):
+        positions = np.array(case["positions_angstrom"]) + left * velocity
+        frame = case | {"positions_angstrom": positions.tolist()}
+        energies, charges, forces, site_forces = evaluate_with_charges(engine, [frame], cycles)
+    assert_agrees(case, energies[0], charges[0], forces[0], site_forces[0])
+    assert cycles[-1] < cycles[0]

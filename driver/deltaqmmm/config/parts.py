@@ -70,6 +70,7 @@ def dftb_settings(config: Config) -> DFTBSettings:
         max_scc_iterations=dftb.max_scc_iterations,
         dispersion=dftb.dispersion,
         warm_start=dftb.warm_start,
+        solver=dftb.solver,
     )
 
 

@@ -97,7 +97,12 @@ class DFTBSection:
     )
     max_scc_iterations: int = key(integer(minimum=1), "SCC cycles of the first attempt; safer retries take more", 100)
     dispersion: str = key(choice("none", "d3bj"), "dispersion correction of the QM region: D3 with BJ damping", "none")
-    warm_start: bool = key(boolean(), "start the SCC from the charges of the nearest earlier frame", True)
+    warm_start: bool = key(boolean(), "start the SCC from charges extrapolated along the frame's own trajectory", True)
+    solver: str = key(
+        choice("diagonalisation", "purification"),
+        "from the Hamiltonian to the density; purification: matrix products only, for graphics cards",
+        "diagonalisation",
+    )
     threads: int = key(
         integer(minimum=1),
         "CPU threads of torch beside those of OpenMM; more than 1 can pay for large QM regions on many cores only",

@@ -22,11 +22,12 @@ from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 from deltaqmmm.dftb.dispersion import D3Dispersion
 from deltaqmmm.dftb.gamma import gamma_function
 from deltaqmmm.dftb.hamiltonian import MatrixBuilder
-from deltaqmmm.dftb.memory import ChargeMemory
+from deltaqmmm.dftb.memory import TrajectoryMemory
 from deltaqmmm.dftb.parameters import load_parameters
+from deltaqmmm.dftb.problem import SCCProblem
 from deltaqmmm.dftb.radial import repulsive_tables
 from deltaqmmm.dftb.retry import self_consistent
-from deltaqmmm.dftb.scc import SCCProblem, SCCSolution
+from deltaqmmm.dftb.scc import SCCSolution
 from deltaqmmm.dftb.settings import DFTBSettings
 from deltaqmmm.errors import ConvergenceError, FrameError, TopologyError
 from deltaqmmm.units import ANGSTROM
@@ -123,7 +124,7 @@ class DFTBEngine:
         self._first = torch.as_tensor(pairs[:, 0], device=self.device)
         self._second = torch.as_tensor(pairs[:, 1], device=self.device)
         self._dispersion = D3Dispersion(self.symbols, self.device) if settings.dispersion == "d3bj" else None
-        self._memory = ChargeMemory()
+        self._memory = TrajectoryMemory()
 
     @property
     def n_orbitals(self) -> int:
@@ -160,21 +161,22 @@ class DFTBEngine:
             third=third,
             potential=potentials,
             atom_of_orbital=self._builder.atom_of_orbital,
+            orbitals_of_atom=self._builder.orbitals_of_atom,
             reference=self._reference,
             n_electrons=self.n_electrons,
             temperature=self.settings.electronic_temperature,
         )
         start = torch.full_like(potentials, -self.charge / len(self.symbols))
-        if self.settings.warm_start:
-            start = self._memory.recall(geometry.distances, start)
-        solution = self._solve(problem, start)
-        if self.settings.warm_start:
-            self._memory.store(geometry.distances, solution.excess)
+        if not self.settings.warm_start:
+            return self._result(geometry, problem, self._solve(problem, start, None))
+        recollection = self._memory.recall(torch.cat([1.0 / geometry.distances, potentials], dim=1), start)
+        solution = self._solve(problem, recollection.excess, recollection.screening)
+        self._memory.store(recollection, solution.excess, solution.screening)
         return self._result(geometry, problem, solution)
 
-    def _solve(self, problem: SCCProblem, start: Tensor) -> SCCSolution:
+    def _solve(self, problem: SCCProblem, start: Tensor, screening: Tensor | None) -> SCCSolution:
         try:
-            return self_consistent(problem, start, self.settings, self.symbols)
+            return self_consistent(problem, start, self.settings, self.symbols, screening)
         except LinAlgError as error:
             raise ConvergenceError(
                 "the overlap or Hamiltonian matrix of the QM region cannot be factorised: the geometry is far from any "
@@ -225,12 +227,9 @@ class DFTBEngine:
 
     def _result(self, geometry: _Geometry, problem: SCCProblem, solution: SCCSolution) -> DFTBResult:
         """Energy, and its gradient by one pass back through the geometry's functions."""
-        weighted = solution.coefficients * solution.occupations.unsqueeze(1)
-        density = weighted @ solution.coefficients.transpose(1, 2)
-        energy_weighted = (weighted * solution.eigenvalues.unsqueeze(1)) @ solution.coefficients.transpose(1, 2)
-        excess = solution.excess
+        density, excess = solution.density, solution.excess
         shift = problem.shifts(excess)[:, problem.atom_of_orbital]
-        by_overlap = 0.5 * density * (shift.unsqueeze(-1) + shift.unsqueeze(-2)) - energy_weighted
+        by_overlap = 0.5 * density * (shift.unsqueeze(-1) + shift.unsqueeze(-2)) - solution.energy_weighted
         terms = {"band": (density * problem.hamiltonian).sum((1, 2)), **problem.energies(excess)}
         terms["repulsion"] = geometry.repulsion.detach()
         if problem.temperature > 0.0:

@@ -60,6 +60,7 @@ class MatrixBuilder:
         pairs: Atom pairs (first, second) in the order used throughout, shape (P, 2).
         n_orbitals: Size of the basis.
         atom_of_orbital: Shape (n_orbitals,).
+        orbitals_of_atom: Shape (n, m), with n_orbitals in the places that atoms of fewer than m orbitals leave empty.
     """
 
     def __init__(
@@ -83,6 +84,9 @@ class MatrixBuilder:
         first_orbital = np.concatenate([[0], np.cumsum(sizes)])
         self.n_orbitals = int(first_orbital[-1])
         self.atom_of_orbital = torch.as_tensor(np.repeat(np.arange(len(symbols)), sizes), device=device)
+        numbers = first_orbital[:-1, None] + np.arange(max(sizes))
+        numbers[np.arange(max(sizes)) >= np.array(sizes)[:, None]] = self.n_orbitals
+        self.orbitals_of_atom = torch.as_tensor(numbers, device=device)
         self.pairs, self._classes = self._classify(symbols, highest, files, device)
         diagonal = np.concatenate(
             [

@@ -36,12 +36,13 @@ class AndersonMixer:
         self._inputs = [q[frames] for q in self._inputs]
         self._residuals = [f[frames] for f in self._residuals]
 
-    def next(self, charges: Tensor, residual: Tensor) -> Tensor:
+    def next(self, charges: Tensor, residual: Tensor, fraction: Tensor | None = None) -> Tensor:
         """The next input charges.
 
         Args:
             charges: Input of the last cycle, shape (B, n), e.
             residual: Output minus input of the last cycle, shape (B, n), e.
+            fraction: In place of the mixer's own, for each frame, shape (B, 1).
         """
         mixed_charges, mixed_residual = charges, residual
         if self._inputs:
@@ -58,4 +59,4 @@ class AndersonMixer:
             mixed_residual = residual - (weights * residual_change).sum(1)
         self._inputs = [*self._inputs[-self.depth + 1 :], charges]
         self._residuals = [*self._residuals[-self.depth + 1 :], residual]
-        return mixed_charges + self.fraction * mixed_residual
+        return mixed_charges + (self.fraction if fraction is None else fraction) * mixed_residual

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 
 BISECTIONS = 200
+DEGENERATE = 1e-4
+"""Difference of two energies in units of the temperature below which the slope between them is the derivative."""
 
 
 def lowest(n_electrons: int, eigenvalues: Tensor) -> Tensor:
@@ -44,3 +46,21 @@ def fill(n_electrons: int, eigenvalues: Tensor, temperature: float) -> tuple[Ten
     if temperature == 0.0:
         return lowest(n_electrons, eigenvalues), torch.zeros_like(eigenvalues[:, 0])
     return fermi(n_electrons, eigenvalues, temperature)
+
+
+def slopes(eigenvalues: Tensor, occupations: Tensor, temperature: float) -> Tensor:
+    """(f_i - f_j) / (e_i - e_j) for all pairs of orbitals of a Fermi filling, df/de where they are degenerate.
+
+    Args:
+        eigenvalues: Shape (B, n), hartree.
+        occupations: Between 0 and 2, shape (B, n).
+        temperature: k_B T, hartree, > 0.
+
+    Returns:
+        Shape (B, n, n), 1/hartree, never positive.
+    """
+    energy = eigenvalues.unsqueeze(-1) - eigenvalues.unsqueeze(-2)
+    filling = 0.25 * (occupations.unsqueeze(-1) + occupations.unsqueeze(-2))
+    degenerate = energy.abs() < DEGENERATE * temperature
+    difference = (occupations.unsqueeze(-1) - occupations.unsqueeze(-2)) / torch.where(degenerate, 1.0, energy)
+    return torch.where(degenerate, -2.0 * filling * (1.0 - filling) / temperature, difference)

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from deltaqmmm.dftb.mixer import AndersonMixer
-from deltaqmmm.dftb.scc import SCCProblem, SCCSolution, solve
+from deltaqmmm.dftb.problem import SCCProblem
+from deltaqmmm.dftb.purification import Purification
+from deltaqmmm.dftb.scc import SCCSolution, solve
 from deltaqmmm.dftb.settings import DFTBSettings
 from deltaqmmm.errors import ConvergenceError
 
@@ -23,17 +25,34 @@ ANNEALING = (0.03, 0.01, 0.003)
 """Electronic temperatures in hartree through which a frame with a small gap is led down to its own."""
 
 
-def self_consistent(problem: SCCProblem, start: Tensor, settings: DFTBSettings, symbols: Sequence[str]) -> SCCSolution:
+def self_consistent(
+    problem: SCCProblem,
+    start: Tensor,
+    settings: DFTBSettings,
+    symbols: Sequence[str],
+    screening: Tensor | None = None,
+) -> SCCSolution:
     """Solve the SCC of B frames, retrying with safer set-ups the ones that fail.
 
-    First from the given charges; then from neutral atoms with a small mixing fraction and a long memory; then the
-    same from the charges of a hot electron gas that is cooled down in steps. The result of any of them meets the same
-    tolerance.
+    First by Newton's method from the given charges and inverse dielectric matrices, with the solver of the settings;
+    then, diagonalising, by plain Anderson mixing from neutral atoms with a small mixing fraction and a long memory;
+    then the same from the charges of a hot electron gas that is cooled down in steps. The result of any of them meets
+    the same tolerance.
 
     Raises:
         ConvergenceError: A frame failed all of them; names residual, cycles and the worst atom.
     """
-    solution = solve(problem, start, settings.scc_tolerance, settings.max_scc_iterations, AndersonMixer())
+    solution = solve(
+        problem,
+        start,
+        settings.scc_tolerance,
+        settings.max_scc_iterations,
+        AndersonMixer(),
+        newton=True,
+        screening=screening,
+        # Without a screening from before the first cycle must have orbitals.
+        solver=Purification.of(problem) if settings.solver == "purification" and screening is not None else None,
+    )
     for name, attempt in (("careful mixing", _careful), ("annealing", _annealed)):
         failed = torch.nonzero(~solution.converged).squeeze(-1)
         if len(failed) == 0:

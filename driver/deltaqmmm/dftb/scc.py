@@ -3,75 +3,49 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from deltaqmmm.dftb.density import Diagonalisation
 from deltaqmmm.dftb.mixer import AndersonMixer
-from deltaqmmm.dftb.occupation import fill
+from deltaqmmm.dftb.problem import SCCProblem
 
 
-@dataclass(frozen=True)
-class SCCProblem:
-    """All that stays fixed while the charges of B frames become self-consistent, in atomic units.
+class Density(Protocol):
+    """The density of B frames at given input charges (see `density.Orbitals`)."""
 
-    Populations are excess electrons over the neutral atom (minus the gross charge).
+    @property
+    def excess(self) -> Tensor:
+        """Output charges, shape (B, n)."""
 
-    Attributes:
-        hamiltonian: H0, shape (B, o, o).
-        overlap: S, shape (B, o, o).
-        gamma: Shape (B, n, n), with the Hubbard values on the diagonal.
-        third: Gamma_ab = dgamma_ab/dU_a dU_a/dq_a, shape (B, n, n), with U'_a/2 on the diagonal; None for second order.
-        potential: External potential felt by a positive charge at the atoms, shape (B, n).
-        atom_of_orbital: Shape (o,).
-        reference: Electrons of the neutral atoms, shape (n,).
-        n_electrons: Number of electrons.
-        temperature: k_B T of the filling.
-    """
+    @property
+    def entropy_term(self) -> Tensor:
+        """-T S, shape (B,)."""
 
-    hamiltonian: Tensor
-    overlap: Tensor
-    gamma: Tensor
-    third: Tensor | None
-    potential: Tensor
-    atom_of_orbital: Tensor
-    reference: Tensor
-    n_electrons: int
-    temperature: float
+    @property
+    def problem(self) -> SCCProblem:
+        """The frames."""
 
-    def select(self, frames: Tensor, temperature: float | None = None) -> SCCProblem:
-        """The problem for some of the frames, optionally at another electronic temperature."""
-        return SCCProblem(
-            hamiltonian=self.hamiltonian[frames],
-            overlap=self.overlap[frames],
-            gamma=self.gamma[frames],
-            third=None if self.third is None else self.third[frames],
-            potential=self.potential[frames],
-            atom_of_orbital=self.atom_of_orbital,
-            reference=self.reference,
-            n_electrons=self.n_electrons,
-            temperature=self.temperature if temperature is None else temperature,
-        )
+    def select(self, frames: Tensor) -> Density:
+        """Those of some of the frames."""
 
-    def shifts(self, excess: Tensor) -> Tensor:
-        """dE/d(excess) at fixed density matrix, shape (B, n): the potential that an electron feels at each atom.
+    def matrices(self) -> tuple[Tensor, Tensor]:
+        """Density matrix and energy-weighted density matrix, each (B, o, o)."""
 
-        Gaus, Cui, Elstner, doi 10.1021/ct100684s, eq. 11 and 25.
-        """
-        shift = (self.gamma @ excess.unsqueeze(-1)).squeeze(-1) - self.potential
-        if self.third is not None:
-            first = (self.third @ excess.unsqueeze(-1)).squeeze(-1)
-            second = (self.third.transpose(1, 2) @ (excess * excess).unsqueeze(-1)).squeeze(-1)
-            shift = shift + (2.0 * excess * first + second) / 3.0
-        return shift
+    def response(self) -> Tensor:
+        """d(excess)/d(shift), shape (B, n, n)."""
 
-    def energies(self, excess: Tensor) -> dict[str, Tensor]:
-        """Charge-dependent energies, each (B,): second order, third order, external potential."""
-        second = 0.5 * (excess * (self.gamma @ excess.unsqueeze(-1)).squeeze(-1)).sum(-1)
-        terms = {"scc": second, "external": -(excess * self.potential).sum(-1)}
-        if self.third is not None:
-            terms["third_order"] = ((excess**2) * (self.third @ excess.unsqueeze(-1)).squeeze(-1)).sum(-1) / 3.0
-        return terms
+
+class DensitySolver(Protocol):
+    """What turns input charges into a density (see `density.Diagonalisation`)."""
+
+    def select(self, frames: Tensor) -> DensitySolver:
+        """The same for some of the frames."""
+
+    def __call__(self, excess: Tensor) -> Density:
+        """The density at given charges, shape (B, n)."""
 
 
 @dataclass
@@ -80,62 +54,88 @@ class SCCSolution:
 
     Attributes:
         excess: Excess electrons per atom of the final density, shape (B, n).
-        coefficients: Molecular orbitals, shape (B, o, o), columns.
-        eigenvalues: Shape (B, o).
-        occupations: Shape (B, o).
-        entropy_term: -T S, shape (B,).
+        density: Density matrix, shape (B, o, o).
+        energy_weighted: Energy-weighted density matrix, shape (B, o, o), hartree.
+        entropy_term: -T S, shape (B,), hartree.
+        screening: The inverse dielectric matrix that steered the cycle, shape (B, n, n).
         residual: Largest change of a charge in the last cycle, shape (B,).
         iterations: Cycles done, shape (B,).
         converged: Shape (B,).
     """
 
     excess: Tensor
-    coefficients: Tensor
-    eigenvalues: Tensor
-    occupations: Tensor
+    density: Tensor
+    energy_weighted: Tensor
     entropy_term: Tensor
+    screening: Tensor
     residual: Tensor
     iterations: Tensor
     converged: Tensor
 
 
-class _Cycle:
-    """One diagonalisation after another in the orthonormal basis of the Cholesky factor of S."""
+REFRESHED_ABOVE = 3
+"""Cycles above which a frame hands on the inverse dielectric matrix of its own orbitals instead of that it was
+given."""
 
-    def __init__(self, problem: SCCProblem, factor: Tensor, inverse: Tensor) -> None:
-        self.problem = problem
-        self.factor = factor
-        self.inverse = inverse
 
-    @classmethod
-    def start(cls, problem: SCCProblem) -> _Cycle:
-        factor = torch.linalg.cholesky(problem.overlap)
-        identity = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device).expand_as(factor)
-        return cls(problem, factor, torch.linalg.solve_triangular(factor, identity, upper=False))
+FAR = 0.05
+"""Residual in e above which Newton's step is shortened: the response is that of other charges there..."""
+SHORTENED = 0.7
+"""... to this share. Cold starts of retinoate take 12 cycles with it, 15 to 20 without."""
 
-    def select(self, frames: Tensor) -> _Cycle:
-        return _Cycle(self.problem.select(frames), self.factor[frames], self.inverse[frames])
 
-    def __call__(self, excess: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Output charges, orbitals, eigenvalues, occupations and -T S for given input charges."""
-        problem = self.problem
-        shift = problem.shifts(excess)[:, problem.atom_of_orbital]
-        hamiltonian = problem.hamiltonian + 0.5 * problem.overlap * (shift.unsqueeze(-1) + shift.unsqueeze(-2))
-        eigenvalues, vectors = torch.linalg.eigh(self.inverse @ hamiltonian @ self.inverse.transpose(1, 2))
-        occupations, entropy_term = fill(problem.n_electrons, eigenvalues, problem.temperature)
-        n_occupied = problem.n_electrons // 2 if problem.temperature == 0.0 else vectors.shape[-1]
-        occupied = vectors[..., :n_occupied]
-        coefficients = self.inverse.transpose(1, 2) @ vectors
-        # Mulliken population of orbital mu: sum_i f_i C_mu,i (S C)_mu,i, with S C = L C' for S = L L^T.
-        product = coefficients[..., :n_occupied] * (self.factor @ occupied)
-        population = (product @ occupations[:, :n_occupied].unsqueeze(-1)).squeeze(-1)
-        output = (-problem.reference).expand_as(excess).clone()
-        output.index_add_(1, problem.atom_of_orbital, population)
-        return output, coefficients, eigenvalues, occupations, entropy_term
+def inverse_dielectric_matrix(response: Tensor, kernel: Tensor) -> Tensor:
+    """(1 - X K)^-1, shape (B, n, n): what a wrong charge grows to until it is self-consistent.
+
+    A charge that deviates by dq shifts the potentials by K dq and so draws X K dq after it. The residual of the cycle
+    is therefore (1 - X K) (q - q_in), and its product with this matrix is Newton's step. X is negative and K
+    positive, so the step is never longer than the residual.
+
+    Args:
+        response: X = d(charge)/d(shift), shape (B, n, n), e^2/hartree.
+        kernel: K = d(shift)/d(charge), shape (B, n, n), hartree/e^2.
+    """
+    identity = torch.eye(response.shape[-1], dtype=response.dtype, device=response.device)
+    inverse: Tensor = torch.linalg.inv(identity - response @ kernel)
+    return inverse
+
+
+def _screening(density: Density) -> Tensor:
+    return inverse_dielectric_matrix(density.response(), density.problem.kernel(density.excess))
+
+
+def _nothing(problem: SCCProblem, start: Tensor) -> SCCSolution:
+    """Room for the outcome."""
+    n_frames, n_atoms = start.shape
+    return SCCSolution(
+        excess=start.clone(),
+        density=torch.zeros_like(problem.hamiltonian),
+        energy_weighted=torch.zeros_like(problem.hamiltonian),
+        entropy_term=start.new_zeros(n_frames),
+        screening=start.new_zeros(n_frames, n_atoms, n_atoms),
+        residual=start.new_full((n_frames,), torch.inf),
+        iterations=torch.zeros(n_frames, dtype=torch.int64, device=start.device),
+        converged=torch.zeros(n_frames, dtype=torch.bool, device=start.device),
+    )
+
+
+def _settle(solution: SCCSolution, frames: Tensor, density: Density, screening: Tensor | None) -> None:
+    """Write down the densities of frames that are finished, and what they hand on to the next of their trajectory."""
+    solution.excess[frames] = density.excess
+    solution.density[frames], solution.energy_weighted[frames] = density.matrices()
+    solution.entropy_term[frames] = density.entropy_term
+    solution.screening[frames] = _screening(density) if screening is None else screening
 
 
 def solve(
-    problem: SCCProblem, start: Tensor, tolerance: float, max_iterations: int, mixer: AndersonMixer
+    problem: SCCProblem,
+    start: Tensor,
+    tolerance: float,
+    max_iterations: int,
+    mixer: AndersonMixer,
+    newton: bool = False,
+    screening: Tensor | None = None,
+    solver: DensitySolver | None = None,
 ) -> SCCSolution:
     """Iterate until no charge changes by more than the tolerance; converged frames leave the batch.
 
@@ -147,42 +147,39 @@ def solve(
         tolerance: e.
         max_iterations: Cycles at most.
         mixer: A fresh mixer.
+        newton: Turn residuals into Newton steps before they are mixed.
+        screening: The inverse dielectric matrices for this, or what is near to them, shape (B, n, n); None to take
+            them from the orbitals of the first cycle.
+        solver: What makes the densities of these frames; None to diagonalise.
     """
-    cycle = _Cycle.start(problem)
-    n_frames, n_orbitals = problem.hamiltonian.shape[:2]
-    solution = SCCSolution(
-        excess=start.clone(),
-        coefficients=torch.zeros_like(problem.hamiltonian),
-        eigenvalues=start.new_zeros(n_frames, n_orbitals),
-        occupations=start.new_zeros(n_frames, n_orbitals),
-        entropy_term=start.new_zeros(n_frames),
-        residual=start.new_full((n_frames,), torch.inf),
-        iterations=torch.zeros(n_frames, dtype=torch.int64, device=start.device),
-        converged=torch.zeros(n_frames, dtype=torch.bool, device=start.device),
-    )
-    active = torch.arange(n_frames, device=start.device)
+    solver = solver or Diagonalisation.of(problem)
+    solution = _nothing(problem, start)
+    active = torch.arange(len(start), device=start.device)
     excess = start
     for iteration in range(1, max_iterations + 1):
-        output, *orbitals = cycle(excess)
-        change = output - excess
+        density = solver(excess)
+        change = density.excess - excess
         residual = change.abs().amax(-1)
         done = residual <= tolerance
-        finished = done if iteration < max_iterations else torch.ones_like(done)
+        # A frame that has lost its numbers will not find them again.
+        finished = done | ~torch.isfinite(residual) if iteration < max_iterations else torch.ones_like(done)
+        if newton and screening is None:
+            screening = _screening(density)
         if bool(finished.any()):
-            where = active[finished]
-            solution.excess[where] = output[finished]
-            solution.coefficients[where] = orbitals[0][finished]
-            solution.eigenvalues[where] = orbitals[1][finished]
-            solution.occupations[where] = orbitals[2][finished]
-            solution.entropy_term[where] = orbitals[3][finished]
-            solution.residual[where] = residual[finished]
-            solution.iterations[where] = iteration
-            solution.converged[where] = done[finished]
+            known = None if screening is None or iteration > REFRESHED_ABOVE else screening[finished]
+            _settle(solution, active[finished], density.select(finished), known)
+            solution.residual[active], solution.iterations[active] = residual, iteration
+            solution.converged[active] = done
             going = ~finished
             if not bool(going.any()):
                 break
             active, excess, change = active[going], excess[going], change[going]
-            cycle = cycle.select(going)
+            solver = solver.select(going)
+            screening = None if screening is None else screening[going]
             mixer.keep(going)
-        excess = mixer.next(excess, change)
+        fraction = None
+        if newton and screening is not None:
+            fraction = torch.where(change.abs().amax(-1, keepdim=True) > FAR, SHORTENED, 1.0)
+            change = (screening @ change.unsqueeze(-1)).squeeze(-1)
+        excess = mixer.next(excess, change, fraction)
     return solution

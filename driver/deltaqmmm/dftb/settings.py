@@ -44,6 +44,10 @@ HIGHEST_SHELL: Mapping[str, int] = MappingProxyType(
 """Highest angular momentum of the valence basis by element, as the dftb.org parameter sets document it."""
 
 
+SOLVERS = ("diagonalisation", "purification")
+"""Ways from a Hamiltonian to the density."""
+
+
 @dataclass(frozen=True)
 class DFTBSettings:
     """Settings of a DFTB calculation; energies in hartree.
@@ -60,7 +64,9 @@ class DFTBSettings:
         scc_tolerance: Largest allowed change of any Mulliken charge in the last SCC cycle, e.
         max_scc_iterations: Cycles of the first attempt; the safer retries take more.
         dispersion: "none" or "d3bj" (two-body D3 with Becke-Johnson damping, parameters of DFTB3).
-        warm_start: Start the SCC from the charges of the nearest earlier frame.
+        warm_start: Start the SCC from charges extrapolated along the trajectory of the nearest earlier frame.
+        solver: "diagonalisation", or "purification" of the density matrix (matrix products only, for graphics cards;
+            closed shells at zero electronic temperature).
     """
 
     model: str = "dftb3"
@@ -74,6 +80,7 @@ class DFTBSettings:
     max_scc_iterations: int = 100
     dispersion: str = "none"
     warm_start: bool = True
+    solver: str = "diagonalisation"
 
     def __post_init__(self) -> None:
         """Refuse values that no calculation can use."""
@@ -81,6 +88,13 @@ class DFTBSettings:
             raise ParameterError(f"DFTB model {self.model!r} is unknown: choose 'dftb3' or 'dftb2'.")
         if self.dispersion not in ("none", "d3bj"):
             raise ParameterError(f"dispersion {self.dispersion!r} is unknown: choose 'none' or 'd3bj'.")
+        if self.solver not in SOLVERS:
+            raise ParameterError(f"DFTB solver {self.solver!r} is unknown: choose one of {', '.join(SOLVERS)}.")
+        if self.solver == "purification" and self.electronic_temperature > 0.0:
+            raise ParameterError(
+                "purification gives whole occupations only: set the electronic temperature to zero, or take the solver "
+                "'diagonalisation'."
+            )
         if not 0.0 < self.scc_tolerance <= 1e-3:
             raise ParameterError(f"the SCC tolerance must lie in (0, 1e-3] e, got {self.scc_tolerance}.")
         if self.max_scc_iterations < 1:

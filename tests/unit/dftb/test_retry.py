@@ -20,9 +20,9 @@ def problem(monkeypatch):
     """The SCC of two frames of acetate, as the engine poses it, and its solution."""
     captured = []
 
-    def solve(problem, start, *arguments):
+    def solve(problem, start, *arguments, **options):
         captured.append((problem, start))
-        return scc.solve(problem, start, *arguments)
+        return scc.solve(problem, start, *arguments, **options)
 
     monkeypatch.setattr(retry, "solve", solve)
     positions = torch.tensor(np.array(CASE["positions_angstrom"])) * ANGSTROM
@@ -46,8 +46,8 @@ def test_only_failed_frames_are_retried_and_their_cycles_add_up(problem, monkeyp
     posed, start, settings, result = problem
     attempts = []
 
-    def failing(problem, begin, tolerance, max_iterations, mixer):
-        solution = scc.solve(problem, begin, tolerance, max_iterations, mixer)
+    def failing(problem, begin, *arguments, **options):
+        solution = scc.solve(problem, begin, *arguments, **options)
         attempts.append(len(begin))
         if len(attempts) == 1:
             solution.converged[1] = False
@@ -65,8 +65,8 @@ def test_several_failed_frames_return_to_their_own_places(problem, monkeypatch):
     posed, start, settings, result = problem
     first = []
 
-    def failing(problem, begin, tolerance, max_iterations, mixer):
-        solution = scc.solve(problem, begin, tolerance, max_iterations, mixer)
+    def failing(problem, begin, *arguments, **options):
+        solution = scc.solve(problem, begin, *arguments, **options)
         if not first:
             first.append(True)
             solution.converged[:] = False
