@@ -178,6 +178,16 @@ class MemberDeviations:
     forces: FloatArray
     strain_derivatives: FloatArray | None
 
+    @classmethod
+    def joined(cls, parts: Sequence[MemberDeviations]) -> MemberDeviations:
+        """The parts of a batch as one."""
+        strains = [part.strain_derivatives for part in parts if part.strain_derivatives is not None]
+        return cls(
+            np.concatenate([part.energies for part in parts]),
+            np.concatenate([part.forces for part in parts]),
+            np.concatenate(strains) if strains else None,
+        )
+
     def extras(
         self, energies: FloatArray, forces: FloatArray, strain_derivatives: FloatArray | None
     ) -> dict[str, FloatArray]:

@@ -55,6 +55,10 @@ class NonFiniteError(DeltaqmmmError):
     """A computed energy, force or virial is not finite."""
 
 
+class DeviceMemoryError(DeltaqmmmError):
+    """The memory of the device does not hold what is to be computed."""
+
+
 class ExternalToolError(DeltaqmmmError):
     """A program that deltaqmmm runs (antechamber, tleap, i-PI) is missing or failed."""
 

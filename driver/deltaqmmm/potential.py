@@ -1,10 +1,7 @@
 """The sum of the terms: E = E_MM(R) + E_DFTB(R_QM; phi) + E_correction(R_QM, {r_j, q_j}), with all derivatives.
 
 This is the only place where terms meet. The MM engine computes in a thread of its own while the QM side runs: OpenMM
-releases the interpreter while it works. The DFTB engine gives its gradient at fixed external potential and dE/dphi,
-the Mulliken charges; the correction gives its partial gradients with respect to positions and effective charges.
-Automatic differentiation of the embedding joins them, so that the chain rule through potentials and group weights
-reaches every atom.
+releases the interpreter while it works.
 """
 
 from __future__ import annotations
@@ -12,27 +9,15 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 import torch
-from torch import Tensor
 
-from deltaqmmm.committee import (
-    Committee,
-    CommitteeSettings,
-    Correction,
-    MemberDeviations,
-    combine,
-    force_spreads,
-    member_deviations,
-)
-from deltaqmmm.dftb import DFTBResult
-from deltaqmmm.embedding import EmbeddedFrames
+from deltaqmmm.committee import CommitteeSettings, Correction
 from deltaqmmm.errors import ConfigError, FrameError, NonFiniteError
 from deltaqmmm.periodic import check_cell, check_positions
+from deltaqmmm.qm_side import Embedding, QMEngine, QMSide
 from deltaqmmm.results import Evaluation, FloatArray
 from deltaqmmm.system import System
 
@@ -48,20 +33,6 @@ class MMEngine(Protocol):
 
     def evaluate(self, positions: FloatArray, cells: FloatArray | None = None) -> Evaluation:
         """Evaluate B frames: positions (B, N, 3) and cells (B, 3, 3), bohr."""
-
-
-class Embedding(Protocol):
-    """Turns frames into what the QM side sees."""
-
-    def __call__(self, positions: Tensor, cells: Tensor | None) -> EmbeddedFrames:
-        """Embed B frames, differentiably: positions (B, N, 3) and cells (B, 3, 3), bohr."""
-
-
-class QMEngine(Protocol):
-    """Energy of the QM region in an external potential."""
-
-    def evaluate(self, positions: Tensor, potentials: Tensor) -> DFTBResult:
-        """Evaluate B frames: positions (B, n_qm, 3), bohr, and potentials (B, n_qm), hartree/e."""
 
 
 class Potential:
@@ -105,17 +76,14 @@ class Potential:
         self.terms = tuple(name for name, engine in engines.items() if engine is not None)
         if not self.terms:
             raise ConfigError(f"a potential without terms computes nothing: give one or more of {', '.join(TERMS)}.")
-        self._committee = committee or CommitteeSettings()
+        committee = committee or CommitteeSettings()
         if correction is not None:
-            self._committee.check(correction.n_members)
+            committee.check(correction.n_members)
         self.system = system
         self.virial = virial
         self.seconds: Mapping[str, float] = {}
         self._mm = mm
-        self._embedding = embedding
-        self._qm = qm
-        self._correction = correction
-        self._device = torch.device(device)
+        self._qm_side = QMSide(embedding, qm, correction, committee, virial=virial, device=device)
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="mm")
         self._cells: FloatArray | None = None
 
@@ -172,7 +140,7 @@ class Potential:
         start = time.perf_counter()
         future = None if self._mm is None else self._worker.submit(_timed, self._mm, positions, cells_or_none)
         try:
-            qm_side = self._qm_side(positions, cells_or_none)
+            qm_side = self._qm_side.evaluate(positions, cells_or_none)
         finally:
             # Also when the QM side failed: no evaluation may outlive its call.
             if future is not None:
@@ -195,101 +163,11 @@ class Potential:
         self.seconds = {**seconds, "total": time.perf_counter() - start}
         return Evaluation(energies, forces, strain_derivatives, terms, extras)
 
-    def _qm_side(self, positions: FloatArray, cells: FloatArray | None) -> _QMSide:
-        """DFTB and the correction in their embedding."""
-        if self._qm is None and self._correction is None:
-            strain_derivatives = np.zeros((len(positions), 3, 3)) if self.virial else None
-            return _QMSide(np.zeros(positions.shape), strain_derivatives)
-        start = time.perf_counter()
-        leaves, frames = self._embed(positions, cells)
-        seconds = {"embedding": time.perf_counter() - start}
-        outputs: list[Tensor] = []
-        seeds: list[Tensor] = []
-        terms: dict[str, FloatArray] = {}
-        extras: dict[str, npt.NDArray[np.generic]] = {}
-        members = None
-        if self._qm is not None:
-            start = time.perf_counter()
-            qm = self._qm.evaluate(frames.qm_positions, frames.potentials)
-            outputs += [frames.qm_positions, frames.potentials]
-            seeds += [qm.gradients, qm.charges]
-            terms["dftb"] = _numpy(qm.energies)
-            extras["qm_charges"], extras["qm_dipole"] = _numpy(qm.charges), _numpy(qm.dipoles)
-            extras["scc_iterations"] = qm.iterations.cpu().numpy()
-            seconds["dftb"] = time.perf_counter() - start
-        if self._correction is not None:
-            start = time.perf_counter()
-            committee = self._correct(self._correction, frames)
-            outputs += [frames.qm_positions, frames.mm_positions, frames.mm_charges]
-            seeds += committee.seeds(committee.weights)
-            terms["correction"] = _numpy(committee.energies)
-            extras.update(_spread_extras(committee))
-            if self._committee.extras:
-                members = member_deviations(committee, frames, leaves)
-            seconds["correction"] = time.perf_counter() - start
-        start = time.perf_counter()
-        gradients = torch.autograd.grad(outputs, leaves, [seed.to(leaves[0]) for seed in seeds])
-        forces = -_numpy(gradients[0])
-        strain_derivatives = _numpy(gradients[1]) if self.virial else None
-        seconds["embedding"] += time.perf_counter() - start
-        return _QMSide(forces, strain_derivatives, terms, extras, members, seconds)
-
-    def _embed(self, positions: FloatArray, cells: FloatArray | None) -> tuple[list[Tensor], EmbeddedFrames]:
-        """The embedded frames, and what they are differentiated by: positions (B, N, 3) and strains (B, 3, 3)."""
-        leaf = torch.as_tensor(positions, device=self._device).requires_grad_()
-        leaves = [leaf]
-        embedded_positions: Tensor = leaf
-        embedded_cells = None if cells is None else torch.as_tensor(cells, device=self._device)
-        if self.virial:
-            # r -> r (1 + strain), h -> h (1 + strain) at strain zero.
-            strain = torch.zeros(len(leaf), 3, 3, dtype=leaf.dtype, device=self._device).requires_grad_()
-            leaves.append(strain)
-            embedded_positions = leaf + leaf @ strain
-            if embedded_cells is not None:
-                embedded_cells = embedded_cells + embedded_cells @ strain
-        return leaves, self._embedding(embedded_positions, embedded_cells)
-
-    def _correct(self, correction: Correction, frames: EmbeddedFrames) -> Committee:
-        result = correction.evaluate(
-            frames.qm_positions.detach(), frames.mm_positions.detach(), frames.mm_charges.detach(), frames.mm_sites
-        )
-        return combine(result, self._committee)
-
-
-@dataclass(frozen=True)
-class _QMSide:
-    """Forces (B, N, 3), strain derivatives (B, 3, 3), terms, extras, members and wall times of DFTB and correction."""
-
-    forces: FloatArray
-    strain_derivatives: FloatArray | None
-    terms: Mapping[str, FloatArray] = field(default_factory=dict)
-    extras: Mapping[str, npt.NDArray[np.generic]] = field(default_factory=dict)
-    members: MemberDeviations | None = None
-    seconds: Mapping[str, float] = field(default_factory=dict)
-
-
-def _spread_extras(committee: Committee) -> dict[str, npt.NDArray[np.generic]]:
-    """What is said of the members of a committee: nothing if it has one."""
-    spreads = force_spreads(committee.result)
-    if spreads is None or committee.energy_spreads is None:
-        return {}
-    extras: dict[str, npt.NDArray[np.generic]] = {
-        "committee_energy_spread": _numpy(committee.energy_spreads),
-        "committee_force_spread": _numpy(spreads),
-    }
-    if committee.scales is not None:
-        extras["correction_scale"] = _numpy(committee.scales)
-    return extras
-
 
 def _timed(engine: MMEngine, positions: FloatArray, cells: FloatArray | None) -> tuple[Evaluation, float]:
     start = time.perf_counter()
     evaluation = engine.evaluate(positions, cells)
     return evaluation, time.perf_counter() - start
-
-
-def _numpy(tensor: Tensor) -> FloatArray:
-    return np.asarray(tensor.detach().cpu().numpy(), dtype=np.float64)
 
 
 def _check_finite(energies: FloatArray, forces: FloatArray, strain_derivatives: FloatArray | None) -> None:

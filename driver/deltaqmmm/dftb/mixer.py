@@ -54,7 +54,7 @@ class AndersonMixer:
             residual_change, charge_change = residual_change / length, charge_change / length
             normal = residual_change @ residual_change.transpose(1, 2)
             normal.diagonal(dim1=1, dim2=2).add_(self.regularisation)
-            weights = torch.linalg.solve(normal, residual_change @ residual.unsqueeze(-1))
+            weights = torch.linalg.solve_ex(normal, residual_change @ residual.unsqueeze(-1)).result
             mixed_charges = charges - (weights * charge_change).sum(1)
             mixed_residual = residual - (weights * residual_change).sum(1)
         self._inputs = [*self._inputs[-self.depth + 1 :], charges]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-BISECTIONS = 200
+BISECTIONS = 60
+"""Halvings of the interval that holds the Fermi level: from 10 hartree to less than its last digit."""
 DEGENERATE = 1e-4
 """Difference of two energies in units of the temperature below which the slope between them is the derivative."""
 
@@ -32,8 +33,6 @@ def fermi(n_electrons: int, eigenvalues: Tensor, temperature: float) -> tuple[Te
     upper = eigenvalues[:, -1] + 50.0 * temperature
     for _ in range(BISECTIONS):
         middle = 0.5 * (lower + upper)
-        if bool(((middle == lower) | (middle == upper)).all()):
-            break
         too_many = 2.0 * torch.sigmoid((middle[:, None] - eigenvalues) / temperature).sum(-1) > n_electrons
         lower, upper = torch.where(too_many, lower, middle), torch.where(too_many, middle, upper)
     filling = torch.sigmoid((0.5 * (lower + upper)[:, None] - eigenvalues) / temperature)

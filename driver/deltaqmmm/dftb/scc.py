@@ -96,7 +96,8 @@ def inverse_dielectric_matrix(response: Tensor, kernel: Tensor) -> Tensor:
         kernel: K = d(shift)/d(charge), shape (B, n, n), hartree/e^2.
     """
     identity = torch.eye(response.shape[-1], dtype=response.dtype, device=response.device)
-    inverse: Tensor = torch.linalg.inv(identity - response @ kernel)
+    # The checked version would let the host wait; the matrix has no eigenvalue below one.
+    inverse: Tensor = torch.linalg.inv_ex(identity - response @ kernel).inverse
     return inverse
 
 
@@ -116,6 +117,17 @@ def _nothing(problem: SCCProblem, start: Tensor) -> SCCSolution:
         residual=start.new_full((n_frames,), torch.inf),
         iterations=torch.zeros(n_frames, dtype=torch.int64, device=start.device),
         converged=torch.zeros(n_frames, dtype=torch.bool, device=start.device),
+    )
+
+
+def _sorted_out(finished: Tensor) -> tuple[Tensor, Tensor]:
+    """Indices of the frames that leave the batch and of those that stay: all that the host waits for in a cycle."""
+    flags = finished.tolist()
+    leaving = [frame for frame, flag in enumerate(flags) if flag]
+    going = [frame for frame, flag in enumerate(flags) if not flag]
+    device = finished.device
+    return torch.tensor(leaving, dtype=torch.int64, device=device), torch.tensor(
+        going, dtype=torch.int64, device=device
     )
 
 
@@ -165,13 +177,13 @@ def solve(
         finished = done | ~torch.isfinite(residual) if iteration < max_iterations else torch.ones_like(done)
         if newton and screening is None:
             screening = _screening(density)
-        if bool(finished.any()):
-            known = None if screening is None or iteration > REFRESHED_ABOVE else screening[finished]
-            _settle(solution, active[finished], density.select(finished), known)
-            solution.residual[active], solution.iterations[active] = residual, iteration
-            solution.converged[active] = done
-            going = ~finished
-            if not bool(going.any()):
+        solution.residual[active], solution.iterations[active] = residual, iteration
+        solution.converged[active] = done
+        leaving, going = _sorted_out(finished)
+        if len(leaving):
+            known = None if screening is None or iteration > REFRESHED_ABOVE else screening[leaving]
+            _settle(solution, active[leaving], density.select(leaving), known)
+            if not len(going):
                 break
             active, excess, change = active[going], excess[going], change[going]
             solver = solver.select(going)
