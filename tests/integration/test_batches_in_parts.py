@@ -8,7 +8,6 @@ from deltaqmmm.committee import CommitteeSettings
 from deltaqmmm.dftb import DFTBEngine, DFTBSettings
 from deltaqmmm.embedding import CutoffEmbedding, CutoffSettings
 from deltaqmmm.errors import DeviceMemoryError, FrameError
-from deltaqmmm.mm import OpenMMEngine, OpenMMSettings
 from deltaqmmm.potential import Potential
 from deltaqmmm.system import System
 from deltaqmmm.topology import NonbondedSettings, load_topology
@@ -45,11 +44,11 @@ def box(data_folder, slater_koster_folder):
 
 
 def potential_of(box, room):
-    topology, system, _ = box
+    _, system, _ = box
     small = SmallDevice(DFTBEngine(system.qm_symbols, 0, DFTBSettings(scc_tolerance=1e-11, warm_start=False)), room)
     potential = Potential(
         system,
-        OpenMMEngine(topology, system, OpenMMSettings(platform="Reference", virial=True)),
+        None,
         CutoffEmbedding(system, CutoffSettings(5.0 * ANGSTROM, 8.0 * ANGSTROM)),
         small,
         PairCorrection(),
