@@ -11,6 +11,7 @@ import numpy as np
 
 from deltaqmmm.cli.console import describe, table
 from deltaqmmm.cli.frames import Frame, read_frames
+from deltaqmmm.cli.output import positive_integer
 from deltaqmmm.config import read_config
 from deltaqmmm.errors import ConfigError
 from deltaqmmm.units import KJ_PER_MOL
@@ -29,7 +30,13 @@ the configured platform are compared with Reference on all atoms.
 
 Tolerances (hartree/bohr): 1e-6 for the DFTB term (10 times scc_tolerance if that is more) and the correction; 1e-4
 for the MM terms, whose Ewald sum has small steps at its cutoff; 2e-5, or 1e-4 of the largest force, between the
-platforms. The exit status is 1 if one is exceeded."""
+platforms. The exit status is 1 if one is exceeded.
+
+With --profile nothing is differentiated: beads move about the frame as in a run, in batches of several sizes, and the
+time of each term and of the wire is printed."""
+
+
+DEFAULT_BATCHES = (1, 4, 8, 16)
 
 
 def add_parser(commands: Any, parents: Sequence[argparse.ArgumentParser]) -> None:  # noqa: ANN401 - private type of argparse
@@ -47,17 +54,41 @@ def add_parser(commands: Any, parents: Sequence[argparse.ArgumentParser]) -> Non
     )
     parser.add_argument("--atoms", type=int, default=3, metavar="N", help="atoms per class (default 3)")
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="of the choice of atoms (default 1)")
+    parser.add_argument("--profile", action="store_true", help="print what a step costs, by term and batch size")
+    parser.add_argument(
+        "--batches",
+        type=batch_sizes,
+        default=DEFAULT_BATCHES,
+        metavar="N,...",
+        help=f"batch sizes of --profile (default {','.join(map(str, DEFAULT_BATCHES))})",
+    )
+    parser.add_argument(
+        "--steps", type=positive_integer, default=10, metavar="N", help="steps of each in --profile (default 10)"
+    )
     parser.set_defaults(run=run)
+
+
+def batch_sizes(text: str) -> tuple[int, ...]:
+    """Positive whole numbers separated by commas."""
+    try:
+        return tuple(positive_integer(word) for word in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text}: whole numbers separated by commas are needed") from None
 
 
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
     from deltaqmmm.cli.differences import compare_forces
+    from deltaqmmm.cli.profiling import profile, profile_table
     from deltaqmmm.config.loading import load_potential
 
     loaded = load_potential(read_config(options.config))
     print(describe(loaded))
     frame = first_frame(loaded, options.frames)
+    if options.profile:
+        rows = profile(loaded, frame, options.batches, options.steps)
+        print(f"\nSteps of beads about {frame.label}\n\n{profile_table(rows)}")
+        return 0
     print(f"\nTerms of {frame.label}\n\n{terms_table(loaded, frame)}")
     comparisons = compare_forces(loaded, frame, max(options.atoms, 1), options.seed)
     print(f"\nForces, hartree/bohr\n\n{comparison_table(comparisons)}")

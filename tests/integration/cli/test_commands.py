@@ -124,6 +124,36 @@ def test_check_notices_a_wrong_force(make_config, slater_koster_folder, capsys, 
     assert [line for line in text.splitlines() if line.startswith("  DFTB, QM") and line.endswith("OFF")]
 
 
+def test_check_profiles_every_term_and_the_wire(make_config, slater_koster_folder, capsys):
+    assert main(["check", str(make_config()), "--profile", "--batches", "1,3", "--steps", "2"]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    header = next(line for line in lines if line[:1] == ["batch"])
+    assert header[:4] == ["batch", "mm", "embedding", "dftb"]
+    rows = [[float(word) for word in line] for line in lines if line[:1] in (["1"], ["3"])]
+    assert [row[0] for row in rows] == [1.0, 3.0]
+    for batch, mm, embedding, dftb, evaluation, wire, step, share, frame in rows:
+        assert min(mm, embedding, dftb) > 0.0
+        assert evaluation >= max(mm, embedding + dftb) - 0.1, "terms side by side, medians of each by itself"
+        # Medians are taken column by column.
+        assert 0.0 < wire < step
+        assert share == pytest.approx(100.0 * wire / step, abs=0.2)
+        assert frame == pytest.approx(step / batch, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "need"),
+    [
+        ("--batches", "0", "0: at least 1"),
+        ("--batches", "2,x", "2,x: whole numbers separated by commas"),
+        ("--steps", "0", "0: at least 1"),
+    ],
+)
+def test_check_refuses_profiles_of_nothing(make_config, flag, value, need, capsys):
+    with pytest.raises(SystemExit):
+        main(["check", str(make_config()), "--profile", flag, value])
+    assert need in capsys.readouterr().err
+
+
 def test_check_needs_a_frame(make_config, slater_koster_folder, capsys):
     file = make_config()
     file.write_text(file.read_text().replace('coordinates = "uracil_box.rst7"\n', ""))
