@@ -90,16 +90,18 @@ def test_there_are_52_cases():
     assert len(CASES) == 52
 
 
+@pytest.mark.parametrize("compiled", [True, False])
 @pytest.mark.parametrize("name", sorted(CASES))
-def test_single_frame(name):
+def test_single_frame(name, compiled):
     case = CASES[name]
-    engine = DFTBEngine(case["symbols"], case["charge"], settings_of(case))
+    engine = DFTBEngine(case["symbols"], case["charge"], replace(settings_of(case), compiled=compiled))
     energies, charges, forces, site_forces = evaluate_with_charges(engine, [case])
     assert_agrees(case, energies[0], charges[0], forces[0], site_forces[0])
 
 
+@pytest.mark.parametrize("compiled", [True, False])
 @pytest.mark.parametrize("molecule", MOLECULES)
-def test_one_batch_per_group(molecule):
+def test_one_batch_per_group(molecule, compiled):
     """All cases of a molecule that share their settings are evaluated as one batch, beside distorted copies.
 
     The copies converge in other numbers of cycles, so frames leave the batch at different times.
@@ -117,21 +119,26 @@ def test_one_batch_per_group(molecule):
                 cases[0] | {"positions_angstrom": (np.array(cases[0]["positions_angstrom"]) + shift).tolist()}
             )
         mixed = [copies[0], *cases, copies[1]]
-        engine = DFTBEngine(cases[0]["symbols"], cases[0]["charge"], settings)
+        engine = DFTBEngine(cases[0]["symbols"], cases[0]["charge"], replace(settings, compiled=compiled))
         energies, charges, forces, site_forces = evaluate_with_charges(engine, mixed)
         for i, case in enumerate(cases, start=1):
             assert_agrees(case, energies[i], charges[i], forces[i], site_forces[i])
 
 
-WARM = [(name, "diagonalisation") for name in sorted(CASES)]
-WARM += [(name, "purification") for name in sorted(CASES) if not CASES[name]["electronic_temperature_K"]]
+ROUTES = {"compiled": {}, "torch": {"compiled": False}, "purification": {"solver": "purification"}}
+WARM = [
+    (name, route)
+    for name in sorted(CASES)
+    for route in ROUTES
+    if route == "torch" or not CASES[name]["electronic_temperature_K"]
+]
 
 
-@pytest.mark.parametrize(("name", "solver"), WARM)
-def test_at_the_end_of_a_trajectory(name, solver):
+@pytest.mark.parametrize(("name", "route"), WARM)
+def test_at_the_end_of_a_trajectory(name, route):
     """Frames that move towards the reference case, so that all of it starts warm: charges, response and solver."""
     case = CASES[name]
-    settings = replace(settings_of(case), solver=solver)
+    settings = replace(settings_of(case), **ROUTES[route])
     engine = DFTBEngine(case["symbols"], case["charge"], settings)
     velocity = 0.005 * np.random.default_rng(11).standard_normal((len(case["symbols"]), 3))
     cycles = []

@@ -19,6 +19,9 @@ import torch
 from torch import Tensor
 from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
+from deltaqmmm.dftb.compiled import CompiledFrames
+from deltaqmmm.dftb.compiled.frames import TERMS
+from deltaqmmm.dftb.compiled.tables import basis_table, gamma_table, pair_table
 from deltaqmmm.dftb.dispersion import D3Dispersion
 from deltaqmmm.dftb.gamma import gamma_function
 from deltaqmmm.dftb.hamiltonian import MatrixBuilder
@@ -27,9 +30,11 @@ from deltaqmmm.dftb.parameters import load_parameters
 from deltaqmmm.dftb.problem import SCCProblem
 from deltaqmmm.dftb.radial import repulsive_tables
 from deltaqmmm.dftb.retry import self_consistent
+from deltaqmmm.dftb.rotation import d_matrices
 from deltaqmmm.dftb.scc import SCCSolution
 from deltaqmmm.dftb.settings import DFTBSettings
 from deltaqmmm.errors import ConvergenceError, FrameError, TopologyError
+from deltaqmmm.results import FloatArray
 from deltaqmmm.units import ANGSTROM
 
 logger = logging.getLogger(__name__)
@@ -49,6 +54,8 @@ class DFTBResult:
         dipoles: sum_a q_a R_a, shape (B, 3), e bohr; depends on the origin where the molecule is charged.
         iterations: SCC cycles, shape (B,).
         terms: Parts of the energy, each (B,), hartree.
+        screening: Inverse dielectric matrices of the charges, shape (B, n, n): what a later calculation may be steered
+            with.
     """
 
     energies: Tensor
@@ -57,6 +64,7 @@ class DFTBResult:
     dipoles: Tensor
     iterations: Tensor
     terms: Mapping[str, Tensor]
+    screening: FloatArray
 
 
 @dataclass(frozen=True)
@@ -64,7 +72,6 @@ class _Geometry:
     """What depends on positions only; `elements`, `gamma` and `smooth` carry the graph back to `positions`."""
 
     positions: Tensor
-    distances: Tensor
     elements: Tensor
     gamma: Tensor
     repulsion: Tensor
@@ -125,11 +132,26 @@ class DFTBEngine:
         self._second = torch.as_tensor(pairs[:, 1], device=self.device)
         self._dispersion = D3Dispersion(self.symbols, self.device) if settings.dispersion == "d3bj" else None
         self._memory = TrajectoryMemory()
+        self._compiled = self._compile() if self._can_be_compiled() else None
 
     @property
     def n_orbitals(self) -> int:
         """Size of the basis: the order of the matrices that are diagonalised."""
         return self._builder.n_orbitals
+
+    def _can_be_compiled(self) -> bool:
+        settings = self.settings
+        plain = settings.electronic_temperature == 0.0 and settings.solver == "diagonalisation"
+        mixed = 0 < self.n_electrons < 2 * self.n_orbitals
+        return settings.compiled and plain and mixed and self.device.type == "cpu" and len(self.symbols) > 1
+
+    def _compile(self) -> CompiledFrames:
+        return CompiledFrames(
+            pair_table(self._builder, self._repulsion),
+            gamma_table(self._gamma, self._hubbard, self._derivatives),
+            basis_table(self._builder, len(self.symbols), self._reference, self.n_electrons),
+            d_matrices(self.device).numpy(),
+        )
 
     def _check_electrons(self) -> None:
         if self.n_electrons % 2:
@@ -150,8 +172,67 @@ class DFTBEngine:
             FrameError: Positions or potentials are non-finite, or two atoms coincide.
             ConvergenceError: The SCC of a frame did not converge, after the safer retries.
         """
-        potentials = potentials.detach().to(self.device)
-        geometry = self._geometry(positions.detach().to(self.device), potentials)
+        positions, potentials = positions.detach().to(self.device), potentials.detach().to(self.device)
+        distances = self._distances(positions, potentials)
+        start = np.full(potentials.shape, -self.charge / len(self.symbols))
+        recollection = None
+        if self.settings.warm_start:
+            descriptors = np.concatenate([1.0 / distances, potentials.cpu().numpy()], axis=1)
+            recollection = self._memory.recall(descriptors, start)
+            start, screening = recollection.excess, recollection.screening
+        else:
+            screening = None
+        result = None
+        if self._compiled is not None:
+            result = self._evaluate_compiled(self._compiled, positions, potentials, start, screening)
+        if result is None:
+            result = self._evaluate(positions, potentials, start, screening)
+        if recollection is not None:
+            self._memory.store(recollection, -result.charges.cpu().numpy(), result.screening)
+        return result
+
+    def _evaluate_compiled(
+        self,
+        compute: CompiledFrames,
+        positions: Tensor,
+        potentials: Tensor,
+        start: FloatArray,
+        screening: FloatArray | None,
+    ) -> DFTBResult | None:
+        """The compiled loops on all frames; None where they fail, for torch with its retries."""
+        settings = self.settings
+        where, potential = (np.ascontiguousarray(tensor.numpy()) for tensor in (positions, potentials))
+        limits = settings.scc_tolerance, settings.max_scc_iterations
+        try:
+            found = compute(where, potential, start, screening, limits, torch.get_num_threads())
+        except np.linalg.LinAlgError:
+            return None
+        if not np.all(found.residuals <= settings.scc_tolerance):
+            return None
+        names = [name for name in TERMS if settings.third_order or name != "third_order"]
+        terms = {name: torch.from_numpy(found.terms[:, TERMS.index(name)]) for name in names}
+        gradients, charges = torch.from_numpy(found.gradients), torch.from_numpy(-found.excess)
+        if self._dispersion is not None:
+            leaf = positions.requires_grad_()
+            with torch.enable_grad():
+                terms["dispersion"] = self._dispersion(leaf)
+            gradients = gradients + torch.autograd.grad(terms["dispersion"].sum(), leaf)[0]
+            terms["dispersion"] = terms["dispersion"].detach()
+        return DFTBResult(
+            energies=torch.stack(list(terms.values())).sum(0),
+            gradients=gradients,
+            charges=charges,
+            dipoles=(charges.unsqueeze(-1) * positions.detach()).sum(1),
+            iterations=torch.from_numpy(found.iterations),
+            terms=terms,
+            screening=found.screening,
+        )
+
+    def _evaluate(
+        self, positions: Tensor, potentials: Tensor, start: FloatArray, screening: FloatArray | None
+    ) -> DFTBResult:
+        """All frames by torch."""
+        geometry = self._geometry(positions)
         hamiltonian, overlap = self._builder.matrices(geometry.elements.detach())
         gamma, third = self._gamma_matrices(geometry.gamma.detach())
         problem = SCCProblem(
@@ -166,13 +247,10 @@ class DFTBEngine:
             n_electrons=self.n_electrons,
             temperature=self.settings.electronic_temperature,
         )
-        start = torch.full_like(potentials, -self.charge / len(self.symbols))
-        if not self.settings.warm_start:
-            return self._result(geometry, problem, self._solve(problem, start, None))
-        recollection = self._memory.recall(torch.cat([1.0 / geometry.distances, potentials], dim=1), start)
-        solution = self._solve(problem, recollection.excess, recollection.screening)
-        self._memory.store(recollection, solution.excess, solution.screening)
-        return self._result(geometry, problem, solution)
+        steering = None if screening is None else torch.as_tensor(screening, device=self.device)
+        return self._result(
+            geometry, problem, self._solve(problem, torch.as_tensor(start, device=self.device), steering)
+        )
 
     def _solve(self, problem: SCCProblem, start: Tensor, screening: Tensor | None) -> SCCSolution:
         try:
@@ -183,35 +261,39 @@ class DFTBEngine:
                 "molecule. Look at the last frame; a smaller time step may help."
             ) from error
 
-    def _geometry(self, positions: Tensor, potentials: Tensor) -> _Geometry:
-        """All functions of the positions, recorded for their gradient."""
+    def _distances(self, positions: Tensor, potentials: Tensor) -> FloatArray:
+        """Check the frames; distances of the pairs, shape (B, P), bohr."""
         if positions.shape[1:] != (len(self.symbols), 3) or potentials.shape != positions.shape[:2]:
             raise FrameError(
                 f"positions {tuple(positions.shape)} and potentials {tuple(potentials.shape)} do not fit "
                 f"{len(self.symbols)} QM atoms."
             )
-        if not bool(torch.isfinite(positions).all()) or not bool(torch.isfinite(potentials).all()):
+        where = positions.cpu().numpy()
+        if not (np.isfinite(where).all() and np.isfinite(potentials.cpu().numpy()).all()):
             raise FrameError("positions or external potential of the QM region are not finite.")
+        pairs = self._builder.pairs
+        vectors = where[:, pairs[:, 1]] - where[:, pairs[:, 0]]
+        distances: FloatArray = np.sqrt(np.einsum("bpi,bpi->bp", vectors, vectors))
+        if distances.shape[1] == 0 or distances.min() >= CLOSEST:
+            return distances
+        frame, pair = divmod(int(distances.argmin()), distances.shape[1])
+        i, j = (int(atom) for atom in pairs[pair])
+        raise FrameError(
+            f"QM atoms {i} ({self.symbols[i]}) and {j} ({self.symbols[j]}) of frame {frame} of the batch are only "
+            f"{distances.min() / ANGSTROM:.4f} angstrom apart."
+        )
+
+    def _geometry(self, positions: Tensor) -> _Geometry:
+        """All functions of the positions, recorded for their gradient."""
         positions = positions.requires_grad_()
         with torch.enable_grad():
             vectors = positions.index_select(1, self._second) - positions.index_select(1, self._first)
             distances = vectors.norm(dim=-1)
-            self._check_distances(distances.detach())
             elements = self._builder.elements(vectors / distances.unsqueeze(-1), distances)
             gamma = self._gamma(distances)
             repulsion = self._repulsion(distances).sum(-1)
             dispersion = None if self._dispersion is None else self._dispersion(positions)
-        return _Geometry(positions, distances.detach(), elements, gamma, repulsion, dispersion)
-
-    def _check_distances(self, distances: Tensor) -> None:
-        if distances.shape[1] == 0 or float(distances.min()) >= CLOSEST:
-            return
-        frame, pair = divmod(int(distances.argmin()), distances.shape[1])
-        i, j = int(self._first[pair]), int(self._second[pair])
-        raise FrameError(
-            f"QM atoms {i} ({self.symbols[i]}) and {j} ({self.symbols[j]}) of frame {frame} of the batch are only "
-            f"{float(distances.min()) / ANGSTROM:.4f} angstrom apart."
-        )
+        return _Geometry(positions, elements, gamma, repulsion, dispersion)
 
     def _gamma_matrices(self, pair_values: Tensor) -> tuple[Tensor, Tensor | None]:
         """Matrices gamma (B, n, n), and Gamma (B, n, n) with first index the atom whose Hubbard value varies."""
@@ -253,6 +335,7 @@ class DFTBEngine:
             dipoles=(charges.unsqueeze(-1) * geometry.positions.detach()).sum(1),
             iterations=solution.iterations,
             terms=terms,
+            screening=solution.screening.cpu().numpy(),
         )
 
     def _gamma_weights(self, excess: Tensor) -> Tensor:

@@ -58,7 +58,9 @@ class MatrixBuilder:
 
     Attributes:
         pairs: Atom pairs (first, second) in the order used throughout, shape (P, 2).
+        classes: The pairs by the shape of their blocks, with their tables.
         n_orbitals: Size of the basis.
+        onsite: Energies of the orbitals of the free atoms, the diagonal of H0, shape (n_orbitals,), hartree.
         atom_of_orbital: Shape (n_orbitals,).
         orbitals_of_atom: Shape (n, m), with n_orbitals in the places that atoms of fewer than m orbitals leave empty.
     """
@@ -87,13 +89,14 @@ class MatrixBuilder:
         numbers = first_orbital[:-1, None] + np.arange(max(sizes))
         numbers[np.arange(max(sizes)) >= np.array(sizes)[:, None]] = self.n_orbitals
         self.orbitals_of_atom = torch.as_tensor(numbers, device=device)
-        self.pairs, self._classes = self._classify(symbols, highest, files, device)
+        self.pairs, self.classes = self._classify(symbols, highest, files, device)
         diagonal = np.concatenate(
             [
                 [energies[shell] for shell in range(top + 1) for _ in range(2 * shell + 1)]
                 for energies, top in zip(onsite, highest, strict=True)
             ]
         )
+        self.onsite = torch.as_tensor(diagonal, device=device)
         self._constants = torch.as_tensor(np.concatenate([diagonal, np.ones(1), np.zeros(1)]), device=device)
         source, target = self._positions(first_orbital, highest)
         self._source = torch.as_tensor(source, device=device)
@@ -135,7 +138,7 @@ class MatrixBuilder:
         """
         o = self.n_orbitals
         target = []
-        for group in self._classes:
+        for group in self.classes:
             rows = (group.first + 1) ** 2
             columns = (group.second + 1) ** 2
             start = first_orbital[self.pairs[group.start : group.stop]]
@@ -165,7 +168,7 @@ class MatrixBuilder:
             Shape (B, L).
         """
         values = []
-        for group in self._classes:
+        for group in self.classes:
             part = slice(group.start, group.stop)
             integrals = torch.unflatten(group.tables(distances[:, part]), -1, (2, -1))
             values.append(blocks(directions[:, part], integrals, group.first, group.second).flatten(1))

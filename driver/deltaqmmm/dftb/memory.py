@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import comb
+from typing import TypeVar, cast
 
-import torch
-from torch import Tensor
+import numpy as np
+
+from deltaqmmm.results import FloatArray, IntArray
+
+_Array = TypeVar("_Array", FloatArray, IntArray)
 
 DEPTH = 8
 """Frames of a trajectory that a prediction is made from. More gave no better ones for 12 to 63 atoms at 0.5 fs."""
@@ -30,11 +34,11 @@ class Recollection:
         length: How many of the K frames there are, these included, shape (B,).
     """
 
-    excess: Tensor
-    screening: Tensor | None
-    descriptors: Tensor
-    history: Tensor
-    length: Tensor
+    excess: FloatArray
+    screening: FloatArray | None
+    descriptors: FloatArray
+    history: FloatArray
+    length: IntArray
 
 
 class TrajectoryMemory:
@@ -50,13 +54,14 @@ class TrajectoryMemory:
     def __init__(self, capacity: int = 128, depth: int = DEPTH) -> None:
         """Keep the last `capacity` trajectories, `depth` frames of each."""
         self._capacity = capacity
+        self._differences = _backward_differences(depth)
         self._depth = depth
-        self._descriptors: Tensor | None = None
-        self._excess: Tensor | None = None
-        self._screening: Tensor | None = None
-        self._length: Tensor | None = None
+        self._descriptors: FloatArray | None = None
+        self._excess: FloatArray | None = None
+        self._screening: FloatArray | None = None
+        self._length: IntArray | None = None
 
-    def recall(self, descriptors: Tensor, default: Tensor) -> Recollection:
+    def recall(self, descriptors: FloatArray, default: FloatArray) -> Recollection:
         """Predict the charges of B frames.
 
         Args:
@@ -65,21 +70,21 @@ class TrajectoryMemory:
         """
         n_frames = len(descriptors)
         if self._descriptors is None or self._excess is None or self._length is None:
-            before = descriptors.new_zeros(n_frames, self._depth - 1, descriptors.shape[1])
-            history = default.new_zeros(n_frames, self._depth - 1, default.shape[1])
-            length = torch.ones(n_frames, dtype=torch.int64, device=default.device)
-            return Recollection(default, None, torch.cat([descriptors[:, None], before], 1), history, length)
-        nearest = torch.cdist(descriptors, self._descriptors[:, 0]).argmin(dim=1)
+            past = np.zeros((n_frames, self._depth, descriptors.shape[1]))
+            past[:, 0] = descriptors
+            history = np.zeros((n_frames, self._depth - 1, default.shape[1]))
+            return Recollection(default, None, past, history, np.ones(n_frames, dtype=np.int64))
+        nearest = _nearest(descriptors, self._descriptors[:, 0])
         past, excess, length = self._descriptors[nearest], self._excess[nearest], self._length[nearest]
         return Recollection(
-            excess=_extrapolate(descriptors, past, excess, length),
+            excess=self._extrapolate(descriptors, past, excess, length),
             screening=None if self._screening is None else self._screening[nearest],
-            descriptors=torch.cat([descriptors[:, None], past[:, :-1]], dim=1),
+            descriptors=np.concatenate([descriptors[:, None], past[:, :-1]], axis=1),
             history=excess[:, :-1],
-            length=(length + 1).clamp(max=self._depth),
+            length=np.minimum(length + 1, self._depth),
         )
 
-    def store(self, recollection: Recollection, excess: Tensor, screening: Tensor) -> None:
+    def store(self, recollection: Recollection, excess: FloatArray, screening: FloatArray) -> None:
         """Remember the outcome for the B frames of a recollection; the oldest trajectories are forgotten.
 
         Args:
@@ -90,39 +95,45 @@ class TrajectoryMemory:
         # All frames of the newest batch are kept, however large it is.
         capacity = max(self._capacity, len(excess))
         self._descriptors = _newest(self._descriptors, recollection.descriptors, capacity)
-        self._excess = _newest(self._excess, torch.cat([excess[:, None], recollection.history], dim=1), capacity)
+        chain = np.concatenate([excess[:, None], recollection.history], axis=1)
+        self._excess = _newest(self._excess, chain, capacity)
         self._screening = _newest(self._screening, screening, capacity)
         self._length = _newest(self._length, recollection.length, capacity)
 
+    def _extrapolate(
+        self, descriptors: FloatArray, past: FloatArray, excess: FloatArray, length: IntArray
+    ) -> FloatArray:
+        """Charges (B, n) from descriptors (B, F) and pasts (B, K, F) and (B, K, n), of which `length` count."""
+        # At most half as many coefficients as numbers to fit: three atoms have few.
+        known = np.arange(1, self._depth) <= np.minimum(length[:, None] - 1, past.shape[2] // 2)
+        steps = (self._differences @ past) * known[..., None]
+        gap = descriptors - past[:, 0]
+        # Rows of unit length make the normal matrix independent of how small the differences are.
+        scale = np.maximum(np.sqrt(np.einsum("bkf,bkf->bk", steps, steps)), 1e-150)
+        rows = steps / scale[..., None]
+        normal = rows @ rows.transpose(0, 2, 1)
+        normal += REGULARISATION * np.eye(self._depth - 1)
+        coefficients = np.linalg.solve(normal, rows @ gap[..., None])[..., 0] / scale
+        left = gap - np.einsum("bkf,bk->bf", steps, coefficients)
+        trusted = np.linalg.norm(left, axis=1) <= EXPLAINED * np.linalg.norm(gap, axis=1)
+        trusted &= np.abs(coefficients).max(axis=1) <= LARGEST_COEFFICIENT
+        change = np.einsum("bkn,bk->bn", self._differences @ excess, coefficients)
+        predicted: FloatArray = excess[:, 0] + np.where(trusted[:, None], change, 0.0)
+        return predicted
 
-def _newest(old: Tensor | None, new: Tensor, capacity: int) -> Tensor:
+
+def _nearest(points: FloatArray, others: FloatArray) -> IntArray:
+    """Index of the nearest of the others, for each point."""
+    squares = np.einsum("ij,ij->i", others, others) - 2.0 * (points @ others.T)
+    found: IntArray = squares.argmin(axis=1)
+    return found
+
+
+def _newest(old: _Array | None, new: _Array, capacity: int) -> _Array:
     room = capacity - len(new)
-    return new.clone() if old is None or room == 0 else torch.cat([old[-room:], new])
+    return cast(_Array, new.copy() if old is None or room == 0 else np.concatenate([old[-room:], new]))
 
 
-def _extrapolate(descriptors: Tensor, past: Tensor, excess: Tensor, length: Tensor) -> Tensor:
-    """Charges (B, n) of frames with descriptors (B, F) from pasts (B, K, F) and (B, K, n), of which `length` count."""
-    depth = past.shape[1]
-    differences = _backward_differences(depth, past)
-    # At most half as many coefficients as numbers to fit: three atoms have few.
-    known = torch.arange(1, depth, device=past.device) <= (length[:, None] - 1).clamp(max=past.shape[2] // 2)
-    steps = (differences @ past) * known[..., None]
-    gap = descriptors - past[:, 0]
-    # Rows of unit length make the normal matrix independent of how small the differences are.
-    scale = steps.norm(dim=-1, keepdim=True).clamp(min=1e-150)
-    rows = steps / scale
-    normal = rows @ rows.mT
-    normal.diagonal(dim1=1, dim2=2).add_(REGULARISATION)
-    coefficients = torch.linalg.solve_ex(normal, rows @ gap[..., None]).result / scale
-    left = gap - (steps * coefficients).sum(1)
-    trusted = (left.norm(dim=-1) <= EXPLAINED * gap.norm(dim=-1)) & (
-        coefficients.abs().amax(dim=(1, 2)) <= LARGEST_COEFFICIENT
-    )
-    change = (coefficients * (differences @ excess)).sum(1)
-    return excess[:, 0] + torch.where(trusted[:, None], change, torch.zeros_like(change))
-
-
-def _backward_differences(depth: int, like: Tensor) -> Tensor:
+def _backward_differences(depth: int) -> FloatArray:
     """The matrix that takes values of the last frames to their differences of order 1 ... depth - 1."""
-    rows = [[(-1.0) ** k * comb(order, k) for k in range(depth)] for order in range(1, depth)]
-    return torch.tensor(rows, dtype=like.dtype, device=like.device)
+    return np.array([[(-1.0) ** k * comb(order, k) for k in range(depth)] for order in range(1, depth)])

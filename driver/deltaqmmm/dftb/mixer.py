@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+REGULARISATION = 1e-5
+"""Of the normal equations; see below."""
+
 
 @dataclass
 class AndersonMixer:
@@ -27,7 +30,7 @@ class AndersonMixer:
 
     fraction: float = 0.5
     depth: int = 8
-    regularisation: float = 1e-5
+    regularisation: float = REGULARISATION
     _inputs: list[Tensor] = field(default_factory=list)
     _residuals: list[Tensor] = field(default_factory=list)
 

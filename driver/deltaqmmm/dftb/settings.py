@@ -67,6 +67,8 @@ class DFTBSettings:
         warm_start: Start the SCC from charges extrapolated along the trajectory of the nearest earlier frame.
         solver: "diagonalisation", or "purification" of the density matrix (matrix products only, for graphics cards;
             closed shells at zero electronic temperature).
+        compiled: On processors compute closed shells at zero electronic temperature in compiled loops. Without them
+            everything is computed by torch, as it is on graphics cards.
     """
 
     model: str = "dftb3"
@@ -81,6 +83,7 @@ class DFTBSettings:
     dispersion: str = "none"
     warm_start: bool = True
     solver: str = "diagonalisation"
+    compiled: bool = True
 
     def __post_init__(self) -> None:
         """Refuse values that no calculation can use."""

@@ -27,7 +27,7 @@ def problem(monkeypatch):
     monkeypatch.setattr(retry, "solve", solve)
     positions = torch.tensor(np.array(CASE["positions_angstrom"])) * ANGSTROM
     frames = torch.stack([positions, 1.02 * positions])
-    settings = DFTBSettings(scc_tolerance=1e-10)
+    settings = DFTBSettings(scc_tolerance=1e-10, compiled=False)
     result = DFTBEngine(CASE["symbols"], -1, settings).evaluate(frames, torch.zeros(2, 7, dtype=torch.float64))
     posed, start = captured[0]
     return posed, start, settings, result
