@@ -50,13 +50,14 @@ cutoff_angstrom = 7
     assert nonbonded.switch_distance == pytest.approx(6 * ANGSTROM)
 
 
-def test_zero_stands_for_nothing(data_folder, tmp_path):
+def test_zero_stands_for_nothing(data_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("deltaqmmm.config.threads.available_cores", lambda: 5)
     config = config_of(
         data_folder, tmp_path, "[dftb]\nhydrogen_damping_exponent = 0\n[mm]\nswitch_angstrom = 0\nthreads = 0\n"
     )
     assert dftb_settings(config).damping_exponent is None
     assert nonbonded_settings(config).switch_distance is None
-    assert openmm_settings(config).threads is None
+    assert openmm_settings(config).threads == 4
 
 
 def test_ewald_tolerance_is_tighter_with_a_virial(data_folder, tmp_path):

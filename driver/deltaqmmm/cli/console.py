@@ -59,6 +59,7 @@ def describe(loaded: LoadedPotential) -> str:
         ("QM region", f"{len(system.qm_atoms)} atoms, {formula(system.qm_symbols)}, charge {system.qm_charge:+d}"),
         ("", f"in {shown}"),
         *_term_rows(loaded, reach),
+        ("threads", threads_in_words(loaded)),
         ("virial", "computed" if config.mm.virial else "not computed: constant volume only"),
     ]
     embedded = loaded.dftb is not None or loaded.correction is not None
@@ -75,18 +76,17 @@ def describe(loaded: LoadedPotential) -> str:
 def _term_rows(loaded: LoadedPotential, reach: str) -> list[tuple[str, str]]:
     """The terms that are computed; which ones, if they are not all of them."""
     config = loaded.config
-    dftb, mm = config.dftb, config.mm
+    dftb = config.dftb
     rows = []
     if loaded.dftb is not None:
         extra = "" if dftb.dispersion == "none" else f", {dftb.dispersion.upper()} dispersion"
-        rows.append(("DFTB", f"{dftb.model.upper()} {dftb.parameters}{extra}, torch on {loaded.device}, {_threads()}"))
+        rows.append(("DFTB", f"{dftb.model.upper()} {dftb.parameters}{extra}, torch on {loaded.device}"))
     if loaded.correction is not None:
         rows += _correction_rows(loaded.correction, config)
     if loaded.dftb is not None or loaded.correction is not None:
         rows.append(("embedding", reach))
     if loaded.mm is not None:
-        threads = f", {mm.threads or config.driver.threads or 'all'} threads" if loaded.mm.platform == "CPU" else ""
-        rows.append(("MM", f"OpenMM on {loaded.mm.platform}{threads}"))
+        rows.append(("MM", f"OpenMM on {loaded.mm.platform}"))
     if not loaded.complete:
         rows.append(("terms", f"{', '.join(loaded.potential.terms)} only: i-PI must add the others"))
     return rows
@@ -126,8 +126,11 @@ def _plain(value: object) -> str:
     return ("yes" if value else "no") if isinstance(value, bool) else str(value)
 
 
-def _threads() -> str:
-    import torch
-
-    count = torch.get_num_threads()
-    return f"{count} thread{'s' if count != 1 else ''}"
+def threads_in_words(loaded: LoadedPotential) -> str:
+    """How the cores are shared out: "8 cores: MM 6, and at the same time QM 2"."""
+    threads = loaded.threads
+    parts = [f"MM {threads.mm}"] if loaded.mm is not None and loaded.mm.platform == "CPU" else []
+    if loaded.dftb is not None or loaded.correction is not None:
+        parts.append(f"QM {threads.torch}")
+    cores = f"{threads.cores} core{'s' if threads.cores != 1 else ''}"
+    return f"{cores}: {', and at the same time '.join(parts)}" if parts else cores

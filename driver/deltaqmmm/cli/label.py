@@ -15,9 +15,10 @@ import numpy as np
 from tqdm import tqdm
 
 from deltaqmmm.cli.frames import Frame, read_frames
-from deltaqmmm.cli.output import available_cores, check_output, positive_integer, positive_number
+from deltaqmmm.cli.output import check_output, positive_integer, positive_number
 from deltaqmmm.cli.signals import interrupted_by_signals
 from deltaqmmm.config import read_config
+from deltaqmmm.config.threads import available_cores
 from deltaqmmm.units import ANGSTROM
 from deltaqmmm.version import __version__
 

@@ -48,11 +48,6 @@ def write_whole(output: Path, frames: Iterable[Atoms], columns: list[str] | None
         raise
 
 
-def available_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-
-
 def positive_number(text: str) -> float:
     """An argument that measures something."""
     value = float(text)

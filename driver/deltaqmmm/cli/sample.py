@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm import tqdm
 
-from deltaqmmm.cli.output import available_cores, check_output, positive_integer, write_whole
+from deltaqmmm.cli.output import check_output, positive_integer, write_whole
 from deltaqmmm.cli.signals import interrupted_by_signals
 from deltaqmmm.config import Config, read_config
+from deltaqmmm.config.threads import available_cores
 from deltaqmmm.errors import InputError
 
 if TYPE_CHECKING:
@@ -235,7 +236,7 @@ def check_count(count: int, plans: Sequence[RunPlan]) -> None:
 def shared_cores(config: Config, n_runs: int, parallel: int | None) -> tuple[int, int]:
     """How many runs at once, and threads of each driver where the configuration leaves them open."""
     cores = available_cores()
-    fixed = max(config.mm.threads or config.driver.threads, config.dftb.threads)
+    fixed = max(config.mm.threads or config.driver.threads, config.dftb.threads, 1)
     at_once = min(n_runs, parallel or max(1, cores // fixed))
     return at_once, max(1, cores // at_once)
 

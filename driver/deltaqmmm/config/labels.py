@@ -43,7 +43,7 @@ def load_label_parts(config: Config) -> LabelParts:
     Raises:
         InputError: A file, a selection or a setting cannot be used.
     """
-    torch.set_num_threads(config.dftb.threads)
+    torch.set_num_threads(config.dftb.threads or 1)
     device = torch_device(config)
     _, system = load_split(config)
     dftb = DFTBEngine(system.qm_symbols, config.qm.charge, dftb_settings(config), device)

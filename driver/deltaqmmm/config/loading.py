@@ -18,6 +18,7 @@ from deltaqmmm.config.parts import (
     torch_device,
 )
 from deltaqmmm.config.sections import Config
+from deltaqmmm.config.threads import Threads, share_threads
 from deltaqmmm.dftb import DFTBEngine
 from deltaqmmm.embedding import CutoffEmbedding
 from deltaqmmm.errors import ConfigError
@@ -54,6 +55,7 @@ class LoadedPotential:
         correction: The learned correction; None where there is none, or it is not served.
         potential: The sum of the terms that are served.
         device: Where torch computes.
+        threads: How the cores are shared out.
         complete: Whether these are all the terms that the configuration has.
     """
 
@@ -66,6 +68,7 @@ class LoadedPotential:
     correction: LoadedCorrection | None
     potential: Potential
     device: torch.device
+    threads: Threads
     complete: bool = True
 
     def evaluate(self, cells: FloatArray, positions: FloatArray) -> Evaluation:
@@ -124,9 +127,10 @@ def load_potential(config: Config, terms: Sequence[str] | None = None) -> Loaded
     Raises:
         InputError: A file, a selection or a setting cannot be used, or a term that is asked for is not there.
     """
-    # OpenMM computes at the same time. Two sets of threads that wait for each other on the same cores are many times
+    # MM is computed at the same time. Two sets of threads that wait for each other on the same cores are many times
     # slower than one thread of torch, whose matrices are small.
-    torch.set_num_threads(config.dftb.threads)
+    threads = share_threads(config)
+    torch.set_num_threads(threads.torch)
     device = torch_device(config)
     model = read_model(config)
     target = None if model is None else model.info.target
@@ -151,5 +155,15 @@ def load_potential(config: Config, terms: Sequence[str] | None = None) -> Loaded
         device=device,
     )
     return LoadedPotential(
-        config, topology, system, mm, embedding, dftb, correction, potential, device, complete=chosen == available
+        config,
+        topology,
+        system,
+        mm,
+        embedding,
+        dftb,
+        correction,
+        potential,
+        device,
+        threads,
+        complete=chosen == available,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from deltaqmmm.config.sections import Config
+from deltaqmmm.config.threads import share_threads
 from deltaqmmm.dftb import DFTBSettings
 from deltaqmmm.embedding import CutoffSettings
 from deltaqmmm.errors import ConfigError
@@ -37,7 +38,7 @@ def openmm_settings(config: Config) -> OpenMMSettings:
     return OpenMMSettings(
         platform=mm.platform,
         precision=mm.precision,
-        threads=mm.threads or config.driver.threads or None,
+        threads=share_threads(config).mm,
         deterministic=mm.deterministic,
         virial=mm.virial,
     )

@@ -104,9 +104,9 @@ class DFTBSection:
         "diagonalisation",
     )
     threads: int = key(
-        integer(minimum=1),
-        "CPU threads of torch beside those of OpenMM; more than 1 can pay for large QM regions on many cores only",
-        1,
+        integer(minimum=0),
+        "cores for DFTB, embedding and correction; 0: a quarter of those of [driver] threads, and at least one",
+        0,
     )
     device: str = key(_device(), 'where torch computes; "auto" takes a CUDA device if there is one', "cpu")
 
@@ -136,7 +136,9 @@ class MMSection:
     precision: str = key(
         choice("single", "mixed", "double"), "on GPU platforms; CPU is always single, Reference always double", "mixed"
     )
-    threads: int = key(integer(minimum=0), "threads of the CPU platform; 0: as many as [driver] threads", 0)
+    threads: int = key(
+        integer(minimum=0), "threads of the CPU platform; 0: what [dftb] threads leaves of [driver] threads", 0
+    )
     deterministic: bool = key(
         boolean(), "sum forces in a fixed order: with one thread, equal positions give equal bits", True
     )
@@ -297,7 +299,9 @@ class DriverSection:
     """[driver]: how `deltaqmmm drive` runs; its flags override these keys."""
 
     threads: int = key(
-        integer(minimum=0), "CPU threads of OpenMM where [mm] threads does not say; 0: as many as there are cores", 0
+        integer(minimum=0),
+        "cores to use in all, for MM and the QM side at the same time; 0: as many as there are",
+        0,
     )
     wait_seconds: float = key(number(minimum=0.0), "how long to wait for i-PI's socket to appear", 60.0)
     reconnect_seconds: float = key(

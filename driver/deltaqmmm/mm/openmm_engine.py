@@ -10,6 +10,7 @@ import openmm
 from deltaqmmm.errors import FrameError, NonFiniteError
 from deltaqmmm.mm import partition
 from deltaqmmm.mm.imaging import Imager, StandardCell, reduce_box, standard_cell
+from deltaqmmm.mm.mesh import set_mesh
 from deltaqmmm.mm.platforms import is_single_precision, open_context
 from deltaqmmm.mm.settings import OpenMMSettings
 from deltaqmmm.periodic import check_cell, check_positions
@@ -67,6 +68,7 @@ class OpenMMEngine:
             mm_system.setDefaultPeriodicBoxVectors(*(openmm.Vec3(*row) for row in (reference / NANOMETRE).tolist()))
             if partition.uses_ewald(mm_system):
                 self._mesh_lengths = reference.diagonal()
+                set_mesh(mm_system, reference.diagonal() / NANOMETRE)
         self._context = open_context(mm_system, self.settings)
         rough = self._periodic or is_single_precision(self._context, self.settings)
         self._strain_step = self.settings.strain_step or (_STRAIN_STEP if rough else _STRAIN_STEP_SMOOTH)

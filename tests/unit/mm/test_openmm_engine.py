@@ -11,6 +11,7 @@ from openmm import app, unit
 
 from deltaqmmm.errors import ConfigError, FrameError, NonFiniteError
 from deltaqmmm.mm import OpenMMEngine, OpenMMSettings
+from deltaqmmm.mm.mesh import set_mesh
 from deltaqmmm.system import System
 from deltaqmmm.topology import NonbondedSettings, load_topology
 from deltaqmmm.units import ANGSTROM, KJ_PER_MOL, NANOMETRE
@@ -93,6 +94,7 @@ def test_box_is_the_whole_minus_the_uracil(box):
     for force in alone.getForces():
         water_free.addForce(only_first(force, 12))
     whole_positions = box.engine()._imager(box.positions, box.cell)
+    set_mesh(whole, box.cell.diagonal() / NANOMETRE)
     expected = openmm_energy(whole, whole_positions, box.cell) - openmm_energy(water_free, whole_positions[:12])
     assert box.evaluate().energies[0] == pytest.approx(expected, abs=1e-9)
 

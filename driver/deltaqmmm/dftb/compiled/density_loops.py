@@ -23,8 +23,8 @@ TURNS = 12
 """Iterations of X at most..."""
 TURNED = 1e-12
 """... until none of its elements changes by more than this."""
-SMALL = 1e-3
-"""Largest row sum of X^T X with which the series below has 12 digits."""
+SMALL = 1e-4
+"""Largest row sum of X^T X with which the series below has all digits."""
 
 
 class Orbitals(NamedTuple):

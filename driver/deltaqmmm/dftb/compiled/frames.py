@@ -65,8 +65,11 @@ def _fill_terms(
     """The energies but the repulsion."""
     band, scc, external, third = 0.0, 0.0, 0.0, 0.0
     for row in range(len(density)):
+        # Row by row: fewer roundings of a large sum.
+        part = 0.0
         for column in range(len(density)):
-            band += density[row, column] * matrices.hamiltonian[row, column]
+            part += density[row, column] * matrices.hamiltonian[row, column]
+        band += part
     for a in range(len(excess)):
         external -= excess[a] * potential[a]
         for b in range(len(excess)):
