@@ -62,8 +62,11 @@ format: $(TEST_STAMP)  ## rewrite the sources in the house format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(DEMO_STAMP)  ## time the demo box by term and batch size
-	$(BIN)/python benchmarks/run.py
+# What to time, and how: make bench BENCH="dftb --quick"
+BENCH ?= all
+
+bench: $(DEMO_STAMP)  ## times beside DFTB+, sander, OpenMM, LAPACK and i-PI (about an hour; BENCH="--help" explains)
+	$(BIN)/python -m benchmarks $(BENCH)
 
 clean:  ## remove .venv and everything that can be made again
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
