@@ -36,7 +36,8 @@ _TEMPLATE = """\
   <ffsocket name='deltaqmmm' mode='unix' pbc='False'>
     <address> {address} </address>
     <batch_size> {nbeads} </batch_size>
-    <latency> 1e-4 </latency>
+    <!-- How often i-PI looks for work, in seconds.{latency_comment} -->
+    <latency> {latency} </latency>
   </ffsocket>
   <system>
     <!-- {nbeads_comment} -->
@@ -100,11 +101,16 @@ def input_xml(
         comment = "One bead: classical nuclei."
     else:
         comment = f"{nbeads} beads: quantum nuclei; liquid water at 300 K is converged with about 32 beads."
+    latency, latency_comment = "1e-4", ""
+    if nbeads > 1:
+        latency, latency_comment = "1e-3", " If it looks sooner, not all beads are there yet, and the batch is split."
     thermostat = "" if ensemble == "nve" else (_SVR if nbeads == 1 else _PILE)
     return _TEMPLATE.format(
         address=escape(address),
         nbeads=nbeads,
         nbeads_comment=comment,
+        latency=latency,
+        latency_comment=latency_comment,
         temperature=temperature_kelvin,
         timestep=timestep_femtosecond,
         steps=steps,
