@@ -8,6 +8,9 @@ the distances from its reference atom to the QM atoms, S a quintic switch. Its s
 The sum runs over every periodic image of a group that lies within the cutoff; the periodic images of the QM region
 itself are left out, and so is everything beyond the cutoff. The chain rule through w_g acts on QM and MM atoms alike:
 all outputs are differentiable in positions and cells.
+
+In double precision on the CPU compiled loops do all of it; see `compiled`. Elsewhere lattice shifts are found by numpy,
+and the rest is done by whole arrays.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deltaqmmm.embedding.frames import CutoffSettings, EmbeddedFrames
+from deltaqmmm.embedding.frames import CLOSEST_APPROACH, FAR, FAR_STEP, CutoffSettings, EmbeddedFrames
 from deltaqmmm.embedding.pairs import charge_potentials, pair_distances
 from deltaqmmm.embedding.selection import Selection, Selector
 from deltaqmmm.embedding.switching import quintic_switch, smooth_minimum
@@ -24,14 +27,6 @@ from deltaqmmm.errors import ConfigError, FrameError
 from deltaqmmm.periodic import check_cell, check_positions
 from deltaqmmm.results import FloatArray, IntArray
 from deltaqmmm.system import System
-
-CLOSEST_APPROACH = 1e-6
-"""A charge nearer to a QM atom than this is refused, bohr."""
-
-_FAR = 1000.0
-"""Padding starts at this distance from the first QM atom, bohr..."""
-_FAR_STEP = 10.0
-"""... and its points lie this far from each other, bohr, so that no two of them coincide."""
 
 
 class CutoffEmbedding:
@@ -42,6 +37,9 @@ class CutoffEmbedding:
         settings: Cutoffs, sharpness and blur.
         device: Where tensors live and are computed.
         dtype: Floating type of the computation.
+
+    Attributes:
+        compiled: Whether the compiled loops are taken, which can do it in float64 on the CPU.
 
     Raises:
         ConfigError: A periodic system without a cutoff.
@@ -63,6 +61,12 @@ class CutoffEmbedding:
         self.settings = settings
         self.device = torch.device(device)
         self.dtype = dtype
+        self.compiled = self.device.type == "cpu" and dtype == torch.float64
+        if self.compiled:
+            # numba takes half a second to import.
+            from deltaqmmm.embedding.compiled import CompiledEmbedding
+
+            self._loops = CompiledEmbedding(system, settings)
         self._selector = Selector(system, settings)
         self._charges = np.append(system.site_charges, 0.0)
         self._qm_atoms = torch.tensor(system.qm_atoms, device=self.device)
@@ -75,27 +79,44 @@ class CutoffEmbedding:
             cells: Lattice vectors as rows, shape (B, 3, 3), bohr. Ignored in a system that is not periodic.
 
         Returns:
-            The QM region, the effective charges and their potentials, differentiable in positions and cells.
+            The QM region, the effective charges and their potentials, differentiable once in positions and cells.
 
         Raises:
             FrameError: Positions or cells have the wrong shape, are not finite or singular; or a charge sits on a QM
                 atom.
         """
         positions = positions.to(device=self.device, dtype=self.dtype)
-        checked = check_positions(positions.detach().cpu().numpy(), len(self.system.symbols))
-        checked_cells: FloatArray | None = None
+        array = self._checked_positions(positions)
+        cell_array: FloatArray | None = None
         if self.system.periodic:
             if cells is None:
                 raise FrameError("The topology is periodic, but the frames have no cell. Give the cell of each frame.")
             cells = cells.to(device=self.device, dtype=self.dtype)
-            checked_cells = check_cell(cells.detach().cpu().numpy())
-            if checked_cells.shape != (len(checked), 3, 3):
-                raise FrameError(
-                    f"The cells have shape {checked_cells.shape}; needed is ({len(checked)}, 3, 3), one for each frame."
-                )
+            cell_array = self._checked_cells(cells, len(array))
         else:
             cells = None
-        return self._embed(positions, cells, self._selector.select(checked, checked_cells))
+        if not self.compiled:
+            return self._embed(positions, cells, self._selector.select(array, cell_array))
+        frames, apart = self._loops.embed(positions, cells)
+        if not apart:
+            raise self._collision(frames.qm_positions, frames.mm_positions, frames.mm_sites.numpy())
+        return frames
+
+    def _checked_positions(self, positions: Tensor) -> FloatArray:
+        array: FloatArray = positions.detach().cpu().numpy()
+        # The loops see by themselves whether positions are finite.
+        if self.compiled and array.ndim == 3 and array.shape[1:] == (self.system.n_atoms, 3):
+            return array
+        return check_positions(array, self.system.n_atoms)
+
+    def _checked_cells(self, cells: Tensor, n_frames: int) -> FloatArray:
+        array: FloatArray = cells.detach().cpu().numpy()
+        # The loops check those that they have not seen before.
+        if not self.compiled or array.shape != (n_frames, 3, 3):
+            array = check_cell(array)
+        if array.shape != (n_frames, 3, 3):
+            raise FrameError(f"The cells have shape {array.shape}; needed is ({n_frames}, 3, 3), one for each frame.")
+        return array
 
     def _embed(self, positions: Tensor, cells: Tensor | None, selection: Selection) -> EmbeddedFrames:
         """Compute everything that is differentiated."""
@@ -108,7 +129,7 @@ class CutoffEmbedding:
         mm_charges = self._floats(self._charges[selection.sites]) * weights
         potentials, smallest = charge_potentials(qm_positions, mm_positions, mm_charges, self.settings.blur_width)
         if float(smallest.min()) < CLOSEST_APPROACH:
-            raise self._collision(qm_positions.detach(), mm_positions.detach(), selection.sites)
+            raise self._collision(qm_positions, mm_positions, selection.sites)
         return EmbeddedFrames(
             qm_positions=qm_positions,
             mm_positions=mm_positions,
@@ -146,7 +167,7 @@ class CutoffEmbedding:
         if sites.size == 0 or sites.min() >= 0:
             return mm_positions
         far = qm_positions.detach()[:, :1].repeat(1, sites.shape[1], 1)
-        far[:, :, 0] += _FAR + _FAR_STEP * torch.arange(sites.shape[1], device=self.device, dtype=self.dtype)
+        far[:, :, 0] += FAR + FAR_STEP * torch.arange(sites.shape[1], device=self.device, dtype=self.dtype)
         return torch.where(torch.as_tensor(sites >= 0, device=self.device)[..., None], mm_positions, far)
 
     def _weights(self, qm_positions: Tensor, mm_positions: Tensor, selection: Selection) -> Tensor:
@@ -163,8 +184,10 @@ class CutoffEmbedding:
         return table.gather(1, torch.as_tensor(selection.weights, device=self.device))
 
     def _collision(self, qm_positions: Tensor, mm_positions: Tensor, sites: IntArray) -> FrameError:
-        distances = pair_distances(qm_positions, mm_positions)
-        frame, qm_index, slot = (int(index) for index in (distances < CLOSEST_APPROACH).nonzero()[0])
+        distances = pair_distances(qm_positions.detach(), mm_positions.detach())
+        # Rounded in another way, the shortest distance need not be below the limit again.
+        limit = max(CLOSEST_APPROACH, float(distances.min()))
+        frame, qm_index, slot = (int(index) for index in (distances <= limit).nonzero()[0])
         site = int(sites[frame, slot])
         return FrameError(
             f"MM site {site} (particle {self.system.site_particles[site]}) lies on QM atom "

@@ -10,6 +10,14 @@ from torch import Tensor
 from deltaqmmm.errors import ConfigError
 from deltaqmmm.units import ANGSTROM
 
+CLOSEST_APPROACH = 1e-6
+"""A charge nearer to a QM atom than this is refused, bohr."""
+
+FAR = 1000.0
+"""Padding starts at this distance from the first QM atom, bohr..."""
+FAR_STEP = 10.0
+"""... and its points lie this far from each other, bohr, so that no two of them coincide."""
+
 
 @dataclass(frozen=True)
 class CutoffSettings:

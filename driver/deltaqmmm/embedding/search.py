@@ -15,7 +15,7 @@ import numpy.typing as npt
 from deltaqmmm.periodic import ReducedCell, minimum_image_shifts, whole_shifts
 from deltaqmmm.results import FloatArray, IntArray
 
-_TIE = 1e-8
+TIE = 1e-8
 """Squared distances (bohr^2) closer than this count as equal when the closest pair of atoms is sought."""
 
 
@@ -66,7 +66,7 @@ def qm_region_shifts(
         pair_shifts = minimum_image_shifts(vectors, cells).reshape(len(frames), -1, 3)
         nearest = vectors.reshape(len(frames), -1, 3) + pair_shifts @ cells
         squares = np.einsum("bpi,bpi->bp", nearest, nearest)
-        closest = (squares <= squares.min(axis=1, keepdims=True) + _TIE).argmax(axis=1)
+        closest = (squares <= squares.min(axis=1, keepdims=True) + TIE).argmax(axis=1)
         shifts[:, atoms] += pair_shifts[frames, closest][:, None]
     return shifts
 
