@@ -116,6 +116,7 @@ class Imager:
         _, self._roots = np.unique(molecules, return_index=True)
         self._molecules = molecules
         self._tree = spanning_forest(edges, self._roots.tolist())
+        self._bonds: IntArray = np.concatenate(self._tree) if self._tree else np.zeros((0, 2), dtype=np.int64)
         in_tree = {tuple(sorted(pair)) for level in self._tree for pair in level.tolist()}
         closures = sorted({tuple(sorted(bond)) for bond in bonds} - in_tree)
         self._closures: IntArray = np.array(closures, dtype=np.int64).reshape(-1, 2)
@@ -131,15 +132,22 @@ class Imager:
         Raises:
             FrameError: A molecule is bonded to its own periodic image.
         """
-        whole: FloatArray = make_whole(positions[None], box, self._tree)[0]
-        roots = whole[self._roots] @ np.linalg.inv(box)
+        # i-PI keeps molecules whole unless it wraps atoms: mostly there is nothing to do.
+        whole = positions.copy() if self._is_whole(positions, box) else make_whole(positions[None], box, self._tree)[0]
+        roots = whole.take(self._roots, axis=0) @ np.linalg.inv(box)
         shifts = np.floor(roots) if self._last is None else np.rint(roots - self._last)
         stray = np.any(np.abs(roots - shifts - 0.5) > 0.5 + _STRAY, axis=1)
         shifts[stray] = np.floor(roots[stray])
         self._last = roots - shifts
-        whole -= (shifts @ box)[self._molecules]
+        if shifts.any():
+            whole -= (shifts @ box).take(self._molecules, axis=0)
         self._check_closures(whole, box)
         return whole
+
+    def _is_whole(self, positions: FloatArray, box: FloatArray) -> bool:
+        """Whether every bond of the tree is so short that it can only be the shortest image."""
+        bonds = positions.take(self._bonds[:, 0], axis=0) - positions.take(self._bonds[:, 1], axis=0)
+        return bool(np.einsum("ij,ij->i", bonds, bonds).max(initial=0.0) <= reduce_cell(box).safe_radius ** 2)
 
     def _check_closures(self, whole: FloatArray, box: FloatArray) -> None:
         """Refuse networks that span the cell: no choice of images makes them whole."""

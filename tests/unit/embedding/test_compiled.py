@@ -204,6 +204,15 @@ def test_qm_atoms_alone(tools, periodic, inner):
     assert frames.mm_sites.shape == (2, 0)
 
 
+@pytest.mark.parametrize("distance", [7.9, 8.1, 11.0, 12.1, 12.6, 12.8])
+def test_one_group_at_the_edges(tools, distance):
+    """Up to ln(4) / 2 beyond the outer cutoff a group is looked at more closely."""
+    place = tools.qm_large.geometry[1] + np.array([distance, 0.0, 0.0])
+    case = tools.assemble([tools.qm_large, tools.ion], [tools.qm_large.geometry, place[None]], None)
+    frames, _ = check_routes(case, tools.settings, *case.tensors())
+    assert frames.mm_sites.shape[1] == (distance < 12.0)
+
+
 def test_one_qm_atom(tools):
     atom = dataclasses.replace(tools.ion, qm=True)
     kinds = [tools.water, atom, tools.five_site, tools.water]
