@@ -96,6 +96,7 @@ def run(options: argparse.Namespace) -> int:
     say: Callable[[str], None] = (lambda text: None) if options.quiet else (lambda text: print(text, flush=True))
     loaded = load_potential(config, options.terms)
     say(describe(loaded))
+    say("Warming up. The first start compiles the loops, which takes up to a minute; they are kept on disk.")
     say(warm_up(loaded, options.frames))
     system = loaded.system
     status = StatusLine(sys.stderr, config.driver.status_seconds, enabled=not options.quiet)

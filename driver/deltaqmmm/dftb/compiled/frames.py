@@ -185,7 +185,7 @@ class CompiledFrames:
                 results.residuals[part],
                 results.iterations[part],
             )
-            room = self._rooms.pop() if self._rooms else self._new_room()
+            room = self._take_room()
             _run(*self._tables, room, *(array[part] for array in given), limits, known, views)
             self._rooms.append(room)
 
@@ -196,6 +196,13 @@ class CompiledFrames:
             with ThreadPoolExecutor(len(parts)) as pool:
                 list(pool.map(compute, parts))
         return results
+
+    def _take_room(self) -> Room:
+        """Room that no other thread uses; it is put back after use."""
+        try:
+            return self._rooms.pop()
+        except IndexError:
+            return self._new_room()
 
     def _new_room(self) -> Room:
         basis = self._tables[2]
