@@ -59,6 +59,25 @@ def test_along_a_trajectory(name, model):
     assert int(found.iterations.max()) < 8
 
 
+@pytest.mark.parametrize("symbols", [["H", "S", "S", "H"], ["S", "P", "O", "H", "H", "S"]])
+def test_pairs_of_atoms_with_d_functions(symbols):
+    """Not among the reference molecules. Turning a molecule turns its forces, whatever the blocks of its orbitals."""
+    generator = np.random.default_rng(4)
+    chain = np.array([[1.9 * atom, 0.8 * (atom % 2), 0.3 * atom] for atom in range(len(symbols))])
+    positions = torch.tensor(chain + 0.1 * generator.standard_normal(chain.shape))[None] * ANGSTROM
+    potential = torch.tensor(0.02 * generator.standard_normal((1, len(symbols))))
+    charge = 1 if "P" in symbols else 0  # closed shells
+    compiled, by_torch = (
+        DFTBEngine(symbols, charge, replace(SETTINGS, compiled=flag, warm_start=False)) for flag in (True, False)
+    )
+    found = compiled.evaluate(positions, potential)
+    assert_equal(found, by_torch.evaluate(positions, potential))
+    rotation = torch.linalg.qr(torch.tensor(generator.standard_normal((3, 3))))[0]
+    turned = compiled.evaluate(positions @ rotation, potential)
+    assert float((turned.energies - found.energies).abs()) < 1e-10
+    assert torch.allclose(turned.gradients, found.gradients @ rotation, rtol=0.0, atol=1e-8)
+
+
 def test_the_screening_is_that_of_torch():
     compiled, by_torch = engines("dihydrogen_phosphate")
     (frame,) = frames("dihydrogen_phosphate", 1)
