@@ -215,9 +215,9 @@ class DFTBEngine:
         if self._dispersion is not None:
             leaf = positions.requires_grad_()
             with torch.enable_grad():
-                terms["dispersion"] = self._dispersion(leaf)
-            gradients = gradients + torch.autograd.grad(terms["dispersion"].sum(), leaf)[0]
-            terms["dispersion"] = terms["dispersion"].detach()
+                dispersion = self._dispersion(leaf)
+                (by_dispersion,) = torch.autograd.grad(dispersion.sum(), leaf)
+            terms["dispersion"], gradients = dispersion.detach(), gradients + by_dispersion
         return DFTBResult(
             energies=torch.stack(list(terms.values())).sum(0),
             gradients=gradients,

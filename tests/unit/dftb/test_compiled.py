@@ -93,6 +93,8 @@ def test_dispersion_is_added():
         found = compiled.evaluate(*frame)
         assert_equal(found, by_torch.evaluate(*frame))
     assert float(found.terms["dispersion"].max()) < -0.005
+    with torch.no_grad():
+        assert_equal(compiled.evaluate(*frame), found)
 
 
 @pytest.mark.parametrize("threads", [2, 3, 8])

@@ -254,8 +254,7 @@ def test_order_of_sites(tools):
     check_routes(type(case)(shuffled, case.positions, case.cell), tools.settings, *torn(case, 2))
 
 
-# ------------------------------------------------------------------------------------------------------ around the
-# loops
+# ---------------------------------------------------------------------------------------------------- around the loops
 
 
 def test_cells_that_are_not_differentiated(tools):
