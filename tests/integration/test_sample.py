@@ -18,10 +18,9 @@ from deltaqmmm.cli.label import read_all, source_of
 from deltaqmmm.cli.main import main
 from deltaqmmm.config import read_config
 from deltaqmmm.config.parts import load_split
-from deltaqmmm.ipi.processes import last_step
 from deltaqmmm.units import ANGSTROM
 from tests.integration.ipi.server import environment, wait_until
-from tests.integration.ipi.test_processes import PATIENCE, one_with, processes_in
+from tests.integration.ipi.test_processes import PATIENCE, last_step, one_with, processes_in
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks for processes in /proc")
 

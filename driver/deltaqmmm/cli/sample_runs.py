@@ -23,7 +23,16 @@ from deltaqmmm.build.ipi_input import input_xml
 from deltaqmmm.config import Config
 from deltaqmmm.errors import ExternalToolError, InputError
 from deltaqmmm.ipi.connection import UnixAddress
-from deltaqmmm.ipi.processes import Ending, Pair, PairSettings, find_ipi, make_socket_folder
+from deltaqmmm.ipi.processes import (
+    Ending,
+    Group,
+    GroupSettings,
+    Program,
+    find_ipi,
+    make_socket_folder,
+    threads_environment,
+)
+from deltaqmmm.ipi.progress import PropertyFile, Watch
 
 _RECORD, _COMPLETE, _LOCK = "run.json", "complete.json", "lock"
 _SOCKET = "run"
@@ -200,7 +209,7 @@ class RunFolder:
         (place / "init.xyz").write_text(self._starts[plan.name], encoding="utf-8")
         return place
 
-    def start(self, plan: RunPlan, environment: Mapping[str, str]) -> Pair:
+    def start(self, plan: RunPlan, environment: Mapping[str, str]) -> Group:
         """Start i-PI and the driver in a fresh folder."""
         place = self.make(plan)
         socket_folder = make_socket_folder()
@@ -210,13 +219,13 @@ class RunFolder:
             driver = [sys.executable, "-P", "-m", "deltaqmmm.cli.main", "drive", str(self._config.file)]
             # On a busy machine i-PI may take its time; if it dies, the driver is ended with it.
             driver += ["-u", "-a", _SOCKET, "-S", prefix, "--frames", "init.xyz", "--wait", "600"]
-            return Pair.start(
-                PairSettings(
+            return Group.start(
+                GroupSettings(
                     folder=place,
-                    server=[str(find_ipi()), "-S", prefix, "input.xml"],
-                    driver=driver,
-                    socket=socket_folder / _SOCKET,
+                    server=Program("i-PI", [str(find_ipi()), "-S", prefix, "input.xml"], "ipi.log"),
+                    drivers=[Program("the driver", driver, "driver.log")],
                     environment=environment,
+                    socket_folder=socket_folder,
                 )
             )
         except BaseException:
@@ -227,7 +236,7 @@ class RunFolder:
         """Mark a run as complete, or say why it is not."""
         place = self.place(plan)
         if not ending.well:
-            return ending.explain(place)
+            return ending.explain()
         if step != plan.steps:
             return f"i-PI ended after step {step} of {plan.steps}: something asked it to end (see {place}/ipi.log)"
         write_atomically(place / _COMPLETE, _json({"seconds": round(seconds, 1)}))
@@ -261,7 +270,8 @@ class Follower(Protocol):
 @dataclass
 class _Running:
     plan: RunPlan
-    pair: Pair
+    group: Group
+    watch: Watch
     began: float
     counted: int = 0
 
@@ -284,12 +294,13 @@ def run_all(
     """
     waiting = deque(sorted(plans, key=lambda plan: -plan.cost))
     failures: list[str] = []
-    environment = run_environment(threads)
+    environment = threads_environment(threads)
     with _stopped_at_the_end() as running:
         while waiting or running:
             while waiting and len(running) < parallel:
                 plan = waiting.popleft()
-                running.append(_Running(plan, folder.start(plan, environment), time.monotonic()))
+                group, watch = folder.start(plan, environment), Watch([PropertyFile(folder.place(plan) / "run.out")])
+                running.append(_Running(plan, group, watch, time.monotonic()))
             time.sleep(_PAUSE)
             for item in list(running):
                 reason = _look_at(folder, item, stall_seconds, follower)
@@ -309,16 +320,17 @@ def run_all(
 
 def _look_at(folder: RunFolder, item: _Running, stall_seconds: float, follower: Follower) -> str | None:
     """None while a run goes on, "" when it is complete, else why it failed."""
-    ending = item.pair.poll()
-    # Asked for after the end was noticed, or the last steps would be missed.
-    step = item.pair.step
+    ending = item.group.poll()
+    # Looked at after the end was noticed, or the last steps would be missed.
+    item.watch.look()
+    step = item.watch.step
     done = max(step, 0) * item.plan.beads
     follower.advance(done - item.counted)
     item.counted = done
     if ending is not None:
         return folder.finish(item.plan, ending, step, time.monotonic() - item.began) or ""
-    if item.pair.seconds_without_step() > stall_seconds:
-        item.pair.stop()
+    if item.watch.seconds_still() > stall_seconds:
+        item.group.stop()
         place = folder.place(item.plan)
         return f"no step was finished within {stall_seconds:g} s (--stall), after step {step}: see the logs in {place}"
     return None
@@ -332,15 +344,9 @@ def _stopped_at_the_end() -> Iterator[list[_Running]]:
         yield running
     finally:
         for item in running:
-            item.pair.ask_to_stop()
+            item.group.ask_to_stop()
         for item in running:
-            item.pair.stop()
-
-
-def run_environment(threads: int) -> dict[str, str]:
-    """The environment of i-PI and a driver that may use so many threads."""
-    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OPENMM_CPU_THREADS")
-    return {**os.environ, **dict.fromkeys(names, str(threads))}
+            item.group.stop()
 
 
 def _json(content: Mapping[str, object]) -> bytes:

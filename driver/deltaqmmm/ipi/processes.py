@@ -1,32 +1,30 @@
-"""i-PI and the driver side by side in one folder: started, followed and ended together.
+"""i-PI and its drivers side by side in one folder: started, followed and ended together.
 
-    socket = make_socket_folder() / "run"          # i-PI and the driver take the folder with `-S FOLDER/`
-    pair = Pair.start(PairSettings(folder, server=[...], driver=[...], socket=socket, environment=os.environ))
-    while (ending := pair.poll()) is None: ...
+    sockets = make_socket_folder()                 # i-PI and the drivers take it with `-S SOCKETS/`
+    group = Group.start(GroupSettings(folder, Program("i-PI", [...], "ipi.log"), [driver, ...], os.environ, sockets))
+    while (ending := group.poll()) is None: ...
 
 No process and no socket is left behind, whatever happens to the program that started them: see `warden.py`.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from deltaqmmm.errors import ExternalToolError
 
-SERVER_LOG, DRIVER_LOG = "ipi.log", "driver.log"
 _WARDEN = Path(__file__).with_name("warden.py")
 _TAIL_BYTES = 4096
 _EXCERPT_LINES = 8
+_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OPENMM_CPU_THREADS")
 
 
 def find_ipi() -> Path:
@@ -48,83 +46,132 @@ def find_ipi() -> Path:
 
 
 @dataclass(frozen=True)
-class PairSettings:
+class Program:
+    """A program to run.
+
+    Attributes:
+        name: What messages call it: "i-PI", "the driver".
+        command: Its words.
+        log: Name of the file in the folder that takes what it prints.
+    """
+
+    name: str
+    command: Sequence[str]
+    log: str
+
+
+@dataclass(frozen=True)
+class GroupSettings:
     """What to run.
 
     Attributes:
-        folder: Where both run; the logs `ipi.log` and `driver.log` are written anew there.
-        server: The command of i-PI.
-        driver: The command of the driver.
-        socket: The socket file that i-PI makes; removed at the end, and its folder too if that is empty then.
-        environment: The environment of both.
+        folder: Where all run. Their logs are written anew there; old ones are renamed as i-PI does: `#ipi.log#0#`.
+        server: i-PI.
+        drivers: Any number; i-PI alone may do without.
+        environment: The environment of all.
+        socket_folder: A folder from `make_socket_folder`, removed at the end with the files in it.
+        sockets: Socket files elsewhere, which i-PI makes; removed at the end.
         grace_seconds: How long each may take to end when asked to, before it is killed.
+        held: Descriptors that stay open until all have ended, with the locks on them.
     """
 
     folder: Path
-    server: Sequence[str]
-    driver: Sequence[str]
-    socket: Path
+    server: Program
+    drivers: Sequence[Program]
     environment: Mapping[str, str]
+    socket_folder: Path | None = None
+    sockets: Sequence[Path] = ()
     grace_seconds: float = 15.0
+    held: Sequence[int] = ()
+
+    @property
+    def programs(self) -> tuple[Program, ...]:
+        """All of them, the server first."""
+        return (self.server, *self.drivers)
+
+
+@dataclass(frozen=True)
+class End:
+    """How one program ended.
+
+    Attributes:
+        program: Which one.
+        status: Exit status (minus the number of the signal that killed it); None if it never started.
+        asked: Whether it had to be asked to end.
+    """
+
+    program: Program
+    status: int | None
+    asked: bool = False
+
+    @property
+    def failed(self) -> bool:
+        """Whether it ended by itself with an error."""
+        return not self.asked and self.status != 0
 
 
 @dataclass(frozen=True)
 class Ending:
-    """How a pair ended.
+    """How a group ended.
 
     Attributes:
-        server_status: Exit status of i-PI (minus the number of the signal that killed it); None if it never started.
-        driver_status: The same for the driver.
-        first: "server" or "driver", whichever ended first by itself; None if both were asked to end.
-        error: What the operating system said if one could not be started.
+        folder: Where it ran.
+        ends: How each program ended, the server first.
+        first: Index of the one that ended first by itself; None if all were asked to end.
+        error: What went wrong beside them: one could not be started, or what keeps them together was killed.
     """
 
-    server_status: int | None
-    driver_status: int | None
-    first: str | None
-    error: str | None
+    folder: Path
+    ends: tuple[End, ...] = ()
+    first: int | None = None
+    error: str | None = None
+
+    @property
+    def server(self) -> End:
+        """How i-PI ended."""
+        return self.ends[0]
 
     @property
     def well(self) -> bool:
-        """Whether both ended by themselves, without an error."""
-        return self.server_status == 0 and self.driver_status == 0 and self.first is not None
+        """Whether i-PI ended by itself, and nobody with an error."""
+        if self.error is not None or self.first is None:
+            return False
+        return not self.server.asked and not any(end.failed for end in self.ends)
 
-    def explain(self, folder: Path) -> str:
+    def explain(self) -> str:
         """Who failed, and the last lines of its log."""
         if self.error is not None:
-            return f"could not be started: {self.error}"
-        if self.first == "driver":
-            name, status, log = "the driver", self.driver_status, folder / DRIVER_LOG
-        else:
-            name, status, log = "i-PI", self.server_status, folder / SERVER_LOG
-        if status == 0 and self.first == "server" and self.driver_status != 0:
-            name, status, log = "the driver", self.driver_status, folder / DRIVER_LOG
-        return f"{name} ended with status {status}; {log} ends with\n{last_lines(log)}"
+            return self.error
+        if self.first is None:
+            return "all were asked to end"
+        failed = [end for end in self.ends if end.failed]
+        end = self.ends[self.first] if self.ends[self.first] in failed or not failed else failed[0]
+        log = self.folder / end.program.log
+        alone = "" if failed else " before i-PI did"
+        return f"{end.program.name} ended with status {end.status}{alone}; {log} ends with\n{last_lines(log)}"
 
 
-class Pair:
-    """i-PI and a driver, running. Use `start`; call `poll` now and then, or `stop`."""
+class Group:
+    """i-PI and its drivers, running. Use `start`; call `poll` now and then, or `stop`."""
 
-    def __init__(self, settings: PairSettings, process: subprocess.Popen[bytes]) -> None:
+    def __init__(self, settings: GroupSettings, process: subprocess.Popen[bytes]) -> None:
         self.settings = settings
         self._process = process
         self._ending: Ending | None = None
-        self._step = -1
-        self._moved = time.monotonic()
 
     @classmethod
-    def start(cls, settings: PairSettings) -> Pair:
-        """Start both.
+    def start(cls, settings: GroupSettings) -> Group:
+        """Start all.
 
         Raises:
             ExternalToolError: The process that keeps them together cannot be started.
         """
-        for log in (SERVER_LOG, DRIVER_LOG):
-            (settings.folder / log).unlink(missing_ok=True)
+        for program in settings.programs:
+            keep_old(settings.folder / program.log)
         job = {
-            "server": {"command": list(settings.server), "log": SERVER_LOG},
-            "driver": {"command": list(settings.driver), "log": DRIVER_LOG},
-            "socket": str(settings.socket),
+            "programs": [{"command": list(program.command), "log": program.log} for program in settings.programs],
+            "sockets": [str(socket) for socket in settings.sockets],
+            "socket_folder": None if settings.socket_folder is None else str(settings.socket_folder),
             "grace_seconds": settings.grace_seconds,
         }
         try:
@@ -134,25 +181,13 @@ class Pair:
                 env=dict(settings.environment),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                # Ctrl-C in a terminal goes to the owner alone, who ends both in order.
+                # Ctrl-C in a terminal goes to the owner alone, who ends all in order.
                 start_new_session=True,
+                pass_fds=tuple(settings.held),
             )
         except OSError as error:
-            raise ExternalToolError(f"{settings.folder}: i-PI and the driver cannot be started ({error}).") from error
+            raise ExternalToolError(f"{settings.folder}: i-PI and its drivers cannot be started ({error}).") from error
         return cls(settings, process)
-
-    @property
-    def step(self) -> int:
-        """The last step in run.out; -1 before the first."""
-        step = last_step(self.settings.folder / "run.out")
-        if step > self._step:
-            self._step, self._moved = step, time.monotonic()
-        return self._step
-
-    def seconds_without_step(self) -> float:
-        """For how long no step was finished."""
-        before = self._step
-        return 0.0 if self.step != before else time.monotonic() - self._moved
 
     def poll(self) -> Ending | None:
         """How they ended; None while they run."""
@@ -161,19 +196,19 @@ class Pair:
         return self._ending
 
     def ask_to_stop(self) -> None:
-        """Ask both to end, and return at once."""
+        """Ask all to end, and return at once."""
         if self._process.stdin is not None:
             self._process.stdin.close()
 
     def stop(self) -> Ending:
-        """End both, wait for it, and say how they ended."""
+        """End all, wait for it, and say how they ended."""
         self.ask_to_stop()
         try:
-            self._process.wait(2 * self.settings.grace_seconds + 5.0)
+            self._process.wait(4 * self.settings.grace_seconds + 5.0)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        return self.poll() or Ending(None, None, None, None)
+        return self.poll() or Ending(self.settings.folder)
 
     def _read_report(self) -> Ending:
         self.ask_to_stop()
@@ -181,40 +216,50 @@ class Pair:
         if self._process.stdout is not None:
             text = self._process.stdout.read()
             self._process.stdout.close()
+        folder, programs = self.settings.folder, self.settings.programs
         try:
             report = json.loads(text)
         except ValueError:
             # Only a killed warden says nothing.
-            return Ending(None, None, None, f"their keeper ended with status {self._process.returncode}")
-        return Ending(report["server"], report["driver"], report["first"], report["error"])
+            status = self._process.returncode
+            unknown = tuple(End(program, None, asked=True) for program in programs)
+            reason = f"the process that keeps i-PI and its drivers together ended with status {status}"
+            return Ending(folder, unknown, error=reason)
+        ends = tuple(
+            End(program, status, index in report["asked"])
+            for index, (program, status) in enumerate(zip(programs, report["statuses"], strict=True))
+        )
+        error = None if report["error"] is None else f"could not be started: {report['error']}"
+        return Ending(folder, ends, report["first"], error)
 
 
 def make_socket_folder() -> Path:
-    """Make a new folder of short path for one socket: no name in it is in use, and the pair removes it at its end."""
+    """Make a new folder of short path for sockets: no name in it is in use, and the group removes it at its end."""
     return Path(tempfile.mkdtemp(prefix="ipi_", dir="/tmp" if os.access("/tmp", os.W_OK) else None))
 
 
-def last_step(properties: Path) -> int:
-    """The step in the last complete line of an i-PI property file whose first column is the step; -1 if none."""
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        # What stands after the last line break is not yet complete.
-        lines = _tail(properties).rpartition(b"\n")[0].splitlines()
-        return int(float(lines[-1].split()[0]))
-    return -1
+def threads_environment(threads: int) -> dict[str, str]:
+    """The environment of i-PI and drivers that may use so many threads each."""
+    return {**os.environ, **dict.fromkeys(_THREADS, str(threads))}
+
+
+def keep_old(file: Path) -> None:
+    """Give an old file of this name another one, as i-PI does: `#ipi.log#0#`."""
+    number = 0
+    while (old := file.with_name(f"#{file.name}#{number}#")).exists():
+        number += 1
+    if file.exists():
+        file.rename(old)
 
 
 def last_lines(log: Path) -> str:
     """The end of a log file, indented."""
     try:
-        text = _tail(log).decode(errors="replace")
+        with log.open("rb") as stream:
+            stream.seek(0, os.SEEK_END)
+            stream.seek(max(stream.tell() - _TAIL_BYTES, 0))
+            text = stream.read().decode(errors="replace")
     except OSError as error:
         return f"  (no log: {error.strerror})"
     lines = [line for line in text.splitlines() if line.strip()]
     return "\n".join(f"  {line}" for line in lines[-_EXCERPT_LINES:]) or "  (nothing)"
-
-
-def _tail(file: Path) -> bytes:
-    with file.open("rb") as stream:
-        stream.seek(0, os.SEEK_END)
-        stream.seek(max(stream.tell() - _TAIL_BYTES, 0))
-        return stream.read()

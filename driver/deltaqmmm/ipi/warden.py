@@ -1,8 +1,8 @@
-"""Keeps i-PI and the driver together, and outlives whoever started them just long enough to end both.
+"""Keeps i-PI and its drivers together, and outlives whoever started them just long enough to end them all.
 
 A program of its own that needs the standard library alone (`python warden.py JSON`): `deltaqmmm.ipi.processes` starts
-it and holds the other end of its standard input. When that closes, however its owner died, both programs are ended and
-the socket is removed. Should the warden itself be killed, Linux ends both (PR_SET_PDEATHSIG).
+it and holds the other end of its standard input. When that closes, however its owner died, all programs are ended and
+the sockets are removed. Should the warden itself be killed, Linux ends them (PR_SET_PDEATHSIG).
 """
 
 from __future__ import annotations
@@ -16,59 +16,71 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 PAUSE = 0.1
 """Seconds between two looks at the programs."""
+AFTER_SERVER = 3.0
+"""Seconds in which a driver ends by itself once i-PI has; one that was never connected does not."""
+AFTER_SIGNAL = 3.0
+"""Seconds that i-PI has after a signal to the warden, which whoever sends signals to whole jobs has sent to i-PI too:
+it looks at signals once in a second, and a second one in that time would end it without a RESTART."""
 _PR_SET_PDEATHSIG = 1
+
+Process = subprocess.Popen[bytes]
 
 
 class _Ended(Exception):  # noqa: N818 - not an error
     """The owner closed the pipe, or a signal asks to end."""
 
+    def __init__(self, *, by_signal: bool = False) -> None:
+        super().__init__()
+        self.by_signal = by_signal
+
 
 def main(text: str) -> int:
-    """Run both programs to their end, and report how it came.
+    """Run all programs to their end, and report how it came.
 
     Args:
-        text: JSON object with `server` and `driver`, each {"command": [...], "log": file name}; `socket`, the file that
-            the server makes; `grace_seconds`, how long a program may take to end when asked to.
+        text: JSON object with `programs`, a list of {"command": [...], "log": file name}, the first one the server;
+            `sockets`, files to remove at the end; `socket_folder`, a folder to remove with the files in it (or null);
+            `grace_seconds`, how long a program may take to end when asked to.
 
     Returns:
-        0. What happened goes to standard output as a JSON object: the exit status of `server` and `driver` (null if it
-        could not be started), `first`, the name of the one that ended first (null: both were asked to), and `error`.
+        0. What happened goes to standard output as a JSON object: `statuses`, the exit status of each program (null if
+        it could not be started); `first`, the index of the one that ended first (null: all were asked to); `asked`, the
+        indices of those that did not end by themselves; and `error`.
     """
     job = json.loads(text)
     grace = float(job["grace_seconds"])
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _raise_ended)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    programs: dict[str, subprocess.Popen[bytes]] = {}
+    programs: list[Process] = []
     report: dict[str, Any] = {"first": None, "error": None}
+    by_signal = False
     try:
-        for name in ("server", "driver"):
-            # i-PI removes its socket when asked to end; the driver has nothing to put in order.
-            programs[name] = _start(job[name], signal.SIGTERM if name == "server" else signal.SIGKILL)
-        report["first"] = _first_to_end(programs)
-        other = programs["driver" if report["first"] == "server" else "server"]
-        # One that ended well takes the other along; after a failure i-PI would wait for another driver for ever.
-        if programs[report["first"]].returncode == 0:
-            _wait(other, grace)
-    except _Ended:
-        pass
+        for index, program in enumerate(job["programs"]):
+            # i-PI removes its socket when asked to end; a driver has nothing to put in order.
+            programs.append(_start(program, signal.SIGKILL if index else signal.SIGTERM))
+        report["first"] = first = _first_to_end(programs)
+        # One that ended well takes the others along; after a failure i-PI would wait for another driver for ever.
+        if programs[first].returncode == 0:
+            _wait(programs, grace if first else min(grace, AFTER_SERVER))
+    except _Ended as ended:
+        by_signal = ended.by_signal
     except OSError as error:
         report["error"] = str(error)
     finally:
         for number in (signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
-        _end(list(programs.values()), grace)
-        with contextlib.suppress(OSError):
-            os.unlink(job["socket"])
-        with contextlib.suppress(OSError):
-            # The folder of the socket, when it was made for this run alone.
-            os.rmdir(Path(job["socket"]).parent)
-    report |= {name: programs[name].returncode if name in programs else None for name in ("server", "driver")}
+        if by_signal:
+            _wait_for(programs[:1], AFTER_SIGNAL)
+        report["asked"] = [index for index, process in enumerate(programs) if process.poll() is None]
+        _end(programs, grace)
+        _remove(job["sockets"], job["socket_folder"])
+    started = [process.returncode for process in programs]
+    report["statuses"] = started + [None] * (len(job["programs"]) - len(started))
     # The owner may be dead.
     with contextlib.suppress(OSError):
         os.write(1, json.dumps(report).encode())
@@ -76,10 +88,10 @@ def main(text: str) -> int:
 
 
 def _raise_ended(number: int, frame: object) -> None:
-    raise _Ended
+    raise _Ended(by_signal=True)
 
 
-def _start(program: dict[str, Any], at_death: signal.Signals) -> subprocess.Popen[bytes]:
+def _start(program: dict[str, Any], at_death: signal.Signals) -> Process:
     owner = os.getpid()
     with open(program["log"], "ab") as log:
         return subprocess.Popen(
@@ -102,16 +114,16 @@ def _die_with(owner: int, number: signal.Signals) -> None:
         os._exit(1)
 
 
-def _first_to_end(programs: dict[str, subprocess.Popen[bytes]]) -> str:
+def _first_to_end(programs: list[Process]) -> int:
     """Wait for the end of one of them.
 
     Raises:
         _Ended: The owner has closed the pipe.
     """
     while True:
-        for name, process in programs.items():
+        for index, process in enumerate(programs):
             if process.poll() is not None:
-                return name
+                return index
         _pause()
 
 
@@ -121,24 +133,62 @@ def _pause() -> None:
         raise _Ended
 
 
-def _wait(process: subprocess.Popen[bytes], seconds: float) -> None:
+def _wait(processes: list[Process], seconds: float) -> None:
+    """Wait for the end of all, or of the owner."""
     deadline = time.monotonic() + seconds
-    while process.poll() is None and time.monotonic() < deadline:
+    while any(process.poll() is None for process in processes) and time.monotonic() < deadline:
         _pause()
 
 
-def _end(processes: list[subprocess.Popen[bytes]], grace: float) -> None:
-    """Ask all to end, in order; kill those that do not."""
+def _wait_for(processes: list[Process], seconds: float) -> None:
+    """Wait for the end of all, whatever the owner does."""
+    deadline = time.monotonic() + seconds
+    for process in processes:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(max(deadline - time.monotonic(), 0.0))
+
+
+def _end(programs: list[Process], grace: float) -> None:
+    """Ask all to end, i-PI first, and kill those that do not.
+
+    i-PI writes RESTART once the drivers have answered what they were asked, and tells them that it ends. Where that
+    takes too long the drivers are ended before it: i-PI then goes on as if they had answered.
+    """
+    server, drivers = programs[:1], programs[1:]
+    _ask(server)
+    _wait_for(server, grace)
+    if all(process.poll() == 0 for process in server):
+        _wait_for(drivers, min(grace, AFTER_SERVER))
+    _ask(drivers)
+    _wait_for(drivers, grace)
+    _kill(drivers)
+    _wait_for(server, grace)
+    _kill(server)
+
+
+def _ask(processes: list[Process]) -> None:
     for process in processes:
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
-    deadline = time.monotonic() + grace
+
+
+def _kill(processes: list[Process]) -> None:
     for process in processes:
-        try:
-            process.wait(max(deadline - time.monotonic(), 0.0))
-        except subprocess.TimeoutExpired:
+        if process.poll() is None:
             process.kill()
             process.wait()
+
+
+def _remove(sockets: list[str], folder: str | None) -> None:
+    if folder is not None:
+        with contextlib.suppress(OSError):
+            sockets = [*sockets, *(os.path.join(folder, name) for name in os.listdir(folder))]
+    for socket in sockets:
+        with contextlib.suppress(OSError):
+            os.unlink(socket)
+    if folder is not None:
+        with contextlib.suppress(OSError):
+            os.rmdir(folder)
 
 
 if __name__ == "__main__":

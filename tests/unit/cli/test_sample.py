@@ -13,6 +13,7 @@ from deltaqmmm.cli.frames import read_frames
 from deltaqmmm.cli.main import main, make_parser
 from deltaqmmm.config import read_config
 from deltaqmmm.errors import FrameError, InputError
+from deltaqmmm.ipi.processes import threads_environment
 from deltaqmmm.units import ANGSTROM
 
 
@@ -153,7 +154,7 @@ def test_cores_are_shared(monkeypatch):
     assert sample.shared_cores(config(driver=8, mm=4), 40, None) == (4, 4)
     assert sample.shared_cores(config(driver=99), 4, None) == (1, 16)
     assert sample.shared_cores(config(), 40, 3) == (3, 5)
-    assert sample_runs.run_environment(3)["OPENMM_CPU_THREADS"] == "3"
+    assert threads_environment(3)["OPENMM_CPU_THREADS"] == "3"
 
 
 CONFIG = """

@@ -1,0 +1,233 @@
+"""What `deltaqmmm run` makes sure of before it starts anything: one clear error for whatever would fail later."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import socket
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from deltaqmmm.config import Config
+from deltaqmmm.errors import InputError
+from deltaqmmm.ipi.connection import InetAddress, UnixAddress
+from deltaqmmm.ipi.simulation import ForceSocket, Simulation, StartFile, read_simulation
+from deltaqmmm.units import ANGSTROM
+
+TERMS = ("mm", "dftb", "correction")
+"""The names of the terms, as `deltaqmmm.potential` has them, which is not imported for its weight."""
+_PLUMED_SECONDS = 60.0
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[int]:
+    """Keep every other `deltaqmmm run` out of a folder.
+
+    Yields:
+        The descriptor that the lock is on: it holds until the last process that has it ends.
+
+    Raises:
+        InputError: There is no such folder, or another process is at work there.
+    """
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise InputError(
+            f"{folder}: no folder that can be read ({error.strerror}). Name the one that holds input.xml and "
+            "config.toml; `deltaqmmm build` makes one."
+        ) from None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise InputError(
+            f"{folder}: another `deltaqmmm run` is at work there, or is just ending: wait for it, or stop it."
+        ) from None
+    except OSError:
+        # A file system without locks.
+        pass
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def served_terms(force_socket: ForceSocket, config: Config) -> tuple[str, ...] | None:
+    """The terms that the name of an <ffsocket> asks for, "mm_dftb" or "correction"; None for all.
+
+    Raises:
+        InputError: It asks for the correction, and the configuration has none.
+    """
+    words = force_socket.name.replace("+", "_").split("_")
+    if not all(word in TERMS for word in words):
+        return None
+    if "correction" in words and config.correction.model is None:
+        raise InputError(
+            f"{config.file}: the <ffsocket name='{force_socket.name}'> asks for the correction, and [correction] names "
+            "no model: give one, or give the <ffsocket> another name, which is served the whole potential."
+        )
+    return tuple(words)
+
+
+def unserved_terms(served: Sequence[tuple[str, ...] | None], config: Config) -> list[str]:
+    """The terms of the configuration that no <ffsocket> asks for; DFTB may be replaced by a direct correction."""
+    if None in served or not served:
+        return []
+    there = {"mm", "correction"} if config.correction.model is not None else {"mm", "dftb"}
+    return [term for term in TERMS if term in there and not any(terms and term in terms for terms in served)]
+
+
+def check_files(folder: Path, simulation: Simulation) -> None:
+    """Raise `InputError` if a file that i-PI reads is not there, or one that ends it at once is."""
+    if (folder / "EXIT").exists():
+        raise InputError(f"{folder / 'EXIT'}: i-PI ends as soon as it sees this file: remove it.")
+    for file in simulation.start_files:
+        if not (folder / file.name).is_file():
+            raise InputError(
+                f"{simulation.file}: {file.element} names '{file.name}', and there is no such file: correct the name, "
+                f"which is relative to {folder}."
+            )
+
+
+def check_model(config: Config) -> None:
+    """Raise `InputError` if the model of the configuration is not there."""
+    model = config.correction.model
+    if model is not None and not model.is_file():
+        raise InputError(
+            f"{config.file}: [correction] model: there is no file {model}. Correct the path, which is relative to the "
+            "configuration file, or make the model with `deltaqmmm train`."
+        )
+
+
+def check_atoms(folder: Path, simulation: Simulation, config: Config) -> None:
+    """Raise `InputError` if i-PI would begin with another number of atoms than the topology has."""
+    from deltaqmmm.topology import NonbondedSettings, load_topology
+
+    section = config.system
+    nonbonded = NonbondedSettings(cutoff=config.mm.cutoff_angstrom * ANGSTROM, switch_distance=None)
+    topology = load_topology(section.topology, section.coordinates, nonbonded, section.include_folder)
+    needed = len(topology.atom_particles)
+    counts: list[tuple[str, int | None]] = [(f"{simulation.file}: a <system>", n) for n in simulation.n_atoms]
+    counts += [(f"{folder / file.name}", count_atoms(folder / file.name, file)) for file in simulation.start_files]
+    given = {one.n_active for one in simulation.sockets}
+    for number in given - {None}:
+        if number != needed:
+            raise InputError(
+                f"{simulation.file}: an <activelist> has {number} atoms, and {section.topology.name} has {needed}: the "
+                "driver needs the positions of all its atoms and no others."
+            )
+    for what, found in counts:
+        if None in given and found not in (None, needed):
+            raise InputError(
+                f"{what} has {found} atoms, and {section.topology.name} of {config.file} has {needed} (virtual sites "
+                "not counted): i-PI and the driver need the same system. Give the files that belong together."
+            )
+
+
+def count_atoms(path: Path, file: StartFile) -> int | None:
+    """The number of atoms in the first frame of a file; None if it holds something else, or cannot be told.
+
+    Raises:
+        InputError: The file is not what its mode says.
+    """
+    if file.mode == "chk":
+        counts = read_simulation(path).n_atoms if file.whole else ()
+        return counts[0] if counts else None
+    if not file.whole or file.mode not in ("xyz", "ase", "pdb"):
+        return None
+    with path.open(encoding="utf-8", errors="replace") as stream:
+        if file.mode == "pdb":
+            count = 0
+            for line in stream:
+                count += line.startswith(("ATOM", "HETATM"))
+                if line.startswith("END"):
+                    break
+            return count
+        first = stream.readline().strip()
+    if first.isdigit():
+        return int(first)
+    if file.mode == "ase":
+        # Any format that ASE reads.
+        return None
+    raise InputError(f"{path}: is no xyz file: its first line is '{first[:40]}', and a number of atoms is needed.")
+
+
+def check_plumed(simulation: Simulation, ipi: Path) -> None:
+    """Raise `InputError` if the input needs PLUMED, and the Python of i-PI cannot load it."""
+    if not simulation.plumed:
+        return
+    with ipi.open("rb") as stream:
+        first = stream.readline().decode(errors="replace").strip()
+    interpreter = first.removeprefix("#!").split()
+    if not first.startswith("#!") or not Path(interpreter[-1]).is_file():
+        # Not a script of a Python environment; i-PI will tell.
+        return
+    try:
+        result = subprocess.run(
+            [*interpreter, "-c", "import plumed; plumed.Plumed()"],
+            capture_output=True,
+            text=True,
+            timeout=_PLUMED_SECONDS,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return
+    if result.returncode:
+        reason = (result.stderr.strip().splitlines() or ["no reason given"])[-1]
+        raise InputError(
+            f"{simulation.file}: <ffplumed> needs PLUMED, which {interpreter[-1]}, the Python of i-PI, cannot load "
+            f"({reason}). Install it there: `conda install -c conda-forge plumed py-plumed`, or `pip install plumed` "
+            "with PLUMED_KERNEL set to the libplumedKernel.so of an installed PLUMED."
+        )
+
+
+def check_sockets(simulation: Simulation, prefix: str) -> None:
+    """Raise `InputError` if i-PI could not open a socket.
+
+    Args:
+        simulation: Has the sockets.
+        prefix: What i-PI is started with.
+    """
+    seen: dict[str, str] = {}
+    for one in simulation.sockets:
+        address = one.under(prefix)
+        if str(address) in seen:
+            raise InputError(
+                f"{simulation.file}: two <ffsocket>s, '{seen[str(address)]}' and '{one.name}', have the same address, "
+                f"'{one.address}': give each its own."
+            )
+        seen[str(address)] = one.name
+        if isinstance(address, InetAddress):
+            _check_port(simulation, one)
+        elif one.nested:
+            _check_free(simulation, one, address)
+        address.check()
+
+
+def _check_free(simulation: Simulation, one: ForceSocket, address: UnixAddress) -> None:
+    if os.path.lexists(address.path):
+        raise InputError(
+            f"{address.path}: the socket of <ffsocket name='{one.name}'> in {simulation.file} exists: another i-PI is "
+            "using it, or was killed and left it. Change the <address>, or, if no other runs, remove the file. (i-PI "
+            "cannot place a socket elsewhere that stands inside another force field.)"
+        )
+
+
+def _check_port(simulation: Simulation, one: ForceSocket) -> None:
+    """Try what i-PI will do."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((one.address, one.port))
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                reason, remedy = "is in use by another program", "Change the <port>, or end the other program."
+            else:
+                reason = f"cannot be opened on this machine ({error.strerror or error})"
+                remedy = "Take localhost as the <address>, and a <port> from 1025 to 65535; or mode='unix'."
+            raise InputError(
+                f"{simulation.file}: {one.address}, port {one.port}, of <ffsocket name='{one.name}'> {reason}. {remedy}"
+            ) from None

@@ -1,0 +1,147 @@
+"""What `deltaqmmm run` is going to do: begin or go on, with which files, and what stands in the way."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+from deltaqmmm.cli.run_checks import check_atoms, check_files, check_model, check_plumed, served_terms, unserved_terms
+from deltaqmmm.config import Config, read_config
+from deltaqmmm.errors import InputError
+from deltaqmmm.ipi.processes import find_ipi
+from deltaqmmm.ipi.restart import Found, cut_back, find_checkpoint, made_no_step, old_files, set_aside
+from deltaqmmm.ipi.simulation import Simulation, read_simulation
+
+_LOGS = re.compile(r"#?(ipi|driver(_.+)?)\.log(#\d+#)?")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is going to be run.
+
+    Attributes:
+        folder: Where; an absolute path.
+        start: What the input says.
+        simulation: What i-PI is given: the input, or a checkpoint.
+        total_steps: Where it ends.
+        config: Of the drivers; None where none is needed.
+        old: Files of an earlier simulation that go out of the way.
+    """
+
+    folder: Path
+    start: Simulation
+    simulation: Simulation
+    total_steps: int
+    config: Config | None
+    old: tuple[Path, ...]
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether it begins from a checkpoint, and what is written goes on where it ended."""
+        return self.simulation.step > 0 and not self.old
+
+
+def make_plan(options: argparse.Namespace) -> Plan | None:
+    """Read and check everything; None if the simulation is finished.
+
+    Raises:
+        InputError: Something is missing or does not fit.
+        ExternalToolError: There is no i-PI.
+    """
+    folder = options.folder.resolve()
+    start = read_simulation(folder / options.input)
+    found = find_checkpoint(folder, start)
+    simulation = start if options.fresh else choose(start, found, options)
+    total = simulation.total_steps if options.steps is None else options.steps
+    if simulation.step >= total:
+        at = f"{simulation.file}: is at step {simulation.step}, and {total} are asked for"
+        if options.steps is not None or simulation.step == 0:
+            raise InputError(f"{at}: give a larger number ({'<total_steps>' if options.steps is None else '--steps'}).")
+        say(
+            options,
+            f"{options.folder}: finished, {simulation.file.name} is at step {simulation.step} of {total}. "
+            f"`{command(options)} --steps {2 * total}` goes on, `{command(options)} --fresh` begins anew.",
+        )
+        return None
+    check_files(folder, simulation)
+    check_plumed(simulation, find_ipi())
+    config = None
+    if simulation.sockets:
+        config = read_config(folder / options.config)
+        served = [served_terms(one, config) for one in simulation.sockets]
+        for term in unserved_terms(served, config):
+            say(options, f"Note: no <ffsocket> is served the term '{term}'; see the names of those of {options.input}.")
+        check_model(config)
+        check_atoms(folder, simulation, config)
+    old: list[Path] = []
+    if options.fresh or simulation.step == 0:
+        old += [file for one in (start, found.simulation) if one for file in old_files(folder, one)]
+    return Plan(folder, start, simulation, total, config, tuple(dict.fromkeys(old)))
+
+
+def choose(start: Simulation, found: Found, options: argparse.Namespace) -> Simulation:
+    """The checkpoint to go on from, or the input.
+
+    Raises:
+        InputError: The input was changed after the checkpoint was written, or there is no checkpoint that was asked
+            for.
+    """
+    for file in found.unreadable:
+        say(options, f"{file}: is cut short, and left out.")
+    simulation = found.simulation
+    if simulation is None:
+        if options.go_on:
+            raise InputError(f"{options.folder}: has no checkpoint to go on from: leave out --continue.")
+        return start
+    newer = start.file.stat().st_mtime_ns > simulation.file.stat().st_mtime_ns
+    if newer and not options.go_on:
+        raise InputError(
+            f"{start.file.name} was changed after {simulation.file.name} (step {simulation.step} of "
+            f"{simulation.total_steps}) was written. `{command(options)} --continue` goes on from it with the settings "
+            f"that it holds, to more steps with --steps N; `{command(options)} --fresh` begins anew with those of "
+            f"{start.file.name}, and keeps what is there."
+        )
+    return simulation
+
+
+def clear_the_way(plan: Plan, options: argparse.Namespace) -> None:
+    """Say what is going to be done, and see to the files of what was there before."""
+    name, total = plan.simulation.file.name, plan.total_steps
+    if plan.goes_on:
+        say(options, f"{options.folder}: goes on from {name}, at step {plan.simulation.step} of {total}.")
+        cut, kept = cut_back(plan.folder, plan.simulation, plan.simulation.step)
+        if kept is not None:
+            say(
+                options,
+                f"The outputs were further than that, or ended in half a line: what is later than step "
+                f"{plan.simulation.step} in {', '.join(cut)} now stands in {kept.name}/.",
+            )
+        return
+    if plan.old and made_no_step(plan.old, plan.start):
+        for file in plan.old:
+            file.unlink()
+        say(options, "The files of a start that made no step are removed.")
+    elif plan.old:
+        logs = [file for file in plan.folder.iterdir() if _LOGS.fullmatch(file.name)]
+        kept = set_aside([*plan.old, *logs], plan.folder)
+        why = "" if options.fresh else ", without a checkpoint to go on from,"
+        say(options, f"{len(plan.old)} files of an earlier run{why} now stand in {kept.name}/.")
+    say(options, f"{options.folder}: begins with {name}, {total} steps.")
+
+
+def command(options: argparse.Namespace) -> str:
+    """The command as it was given, without what is only for once."""
+    words = ["deltaqmmm", "run", str(options.folder)]
+    words += ["--input", options.input] if options.input != "input.xml" else []
+    words += ["--config", options.config] if options.config != "config.toml" else []
+    words += ["--drivers", str(options.drivers)] if options.drivers != 1 else []
+    return shlex.join(words)
+
+
+def say(options: argparse.Namespace, text: str) -> None:
+    """Print a line."""
+    if not options.quiet:
+        print(text, flush=True)

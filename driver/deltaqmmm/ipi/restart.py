@@ -1,0 +1,251 @@
+"""Going on where a simulation stopped, and what becomes of the files of the one before.
+
+i-PI 3.3 at a restart, as read in its source and tried: it appends to its outputs (unless the checkpoint is of step 0),
+writes a row of each step after that of the checkpoint, and takes all settings from the checkpoint, nothing from the
+input. It writes RESTART at every end that is not a kill, also the successful one, and a <checkpoint> in place, so that
+a kill may leave half of one. What stood under these names it renames, `#RESTART#0#`. Where the outputs are further than
+the checkpoint, as after a kill, it writes these steps twice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from deltaqmmm.atomic import write_atomically
+from deltaqmmm.errors import InputError
+from deltaqmmm.ipi.connection import DEFAULT_SOCKET_PREFIX
+from deltaqmmm.ipi.simulation import Output, Simulation, read_simulation
+
+RESTART = "RESTART"
+_BACKUP = re.compile(r"#(.+)#\d+#")
+_MARK = re.compile(rb"Step:\s+(\d+)")
+_PREFIX = re.compile(rb"\s+sockets_prefix=(?:'([^']*)'|\"([^\"]*)\")")
+_BLOCK, _LINE, _HEAD = 1 << 20, 1 << 12, 1 << 14
+
+
+@dataclass(frozen=True)
+class Found:
+    """Where a simulation can go on.
+
+    Attributes:
+        simulation: What the checkpoint says; None if there is none that can be read, or it is of the very beginning.
+        unreadable: Newer checkpoints that are cut short.
+    """
+
+    simulation: Simulation | None
+    unreadable: tuple[Path, ...] = ()
+
+
+def find_checkpoint(folder: Path, start: Simulation) -> Found:
+    """The newest checkpoint of a folder: RESTART, or what <checkpoint> of the input names.
+
+    Args:
+        folder: Where i-PI runs.
+        start: The input of the simulation.
+    """
+    broken = []
+    for file in sorted(_checkpoints(folder, start), key=lambda file: file.stat().st_mtime_ns, reverse=True):
+        try:
+            simulation = read_simulation(file)
+        except InputError:
+            broken.append(file)
+            continue
+        return Found(simulation if simulation.step > 0 else None, tuple(broken))
+    return Found(None, tuple(broken))
+
+
+def _checkpoints(folder: Path, start: Simulation) -> Iterator[Path]:
+    patterns = [re.compile(RESTART), *(output.pattern() for output in start.outputs if output.kind == "checkpoint")]
+    read = {(folder / file.name).resolve() for file in start.start_files}
+    for file in folder.iterdir():
+        name = _name_before_backup(file.name)
+        if any(pattern.fullmatch(name) for pattern in patterns) and file.is_file() and file.resolve() not in read:
+            yield file
+
+
+def _name_before_backup(name: str) -> str:
+    backup = _BACKUP.fullmatch(name)
+    return backup[1] if backup else name
+
+
+def old_files(folder: Path, start: Simulation) -> list[Path]:
+    """The files of an earlier simulation in a folder: outputs and checkpoints with i-PI's backups of them.
+
+    A file that the input itself begins from is not among them.
+    """
+    patterns = [re.compile(RESTART), *(output.pattern() for output in start.outputs)]
+    read = {(folder / file.name).resolve() for file in start.start_files}
+    return [
+        file
+        for file in sorted(folder.iterdir())
+        if file.is_file()
+        and file.resolve() not in read
+        and any(pattern.fullmatch(_name_before_backup(file.name)) for pattern in patterns)
+    ]
+
+
+def made_no_step(files: Sequence[Path], start: Simulation) -> bool:
+    """Whether nothing in these outputs and checkpoints is later than the beginning."""
+    for file in files:
+        name = _name_before_backup(file.name)
+        output = next((one for one in start.outputs if one.pattern().fullmatch(name)), None)
+        if output is None or output.kind == "checkpoint":
+            try:
+                late = read_simulation(file).step > 0
+            except InputError:
+                late = True
+        elif output.format == "bin":
+            late = file.stat().st_size > 0
+        else:
+            with file.open("rb") as stream:
+                stream.seek(_end_of_step(file, output, 0))
+                # Half a line is none.
+                late = b"\n" in stream.read(_BLOCK)
+        if late:
+            return False
+    return True
+
+
+def set_aside(files: Sequence[Path], folder: Path) -> Path:
+    """Move files into a new numbered folder, `before_1`."""
+    place = _numbered(folder)
+    for file in files:
+        file.rename(place / file.name)
+    return place
+
+
+def _numbered(folder: Path) -> Path:
+    number = 1
+    while True:
+        place = folder / f"before_{number}"
+        try:
+            place.mkdir()
+        except FileExistsError:
+            number += 1
+        else:
+            return place
+
+
+def cut_back(folder: Path, start: Simulation, step: int) -> tuple[list[str], Path | None]:
+    """Take from the outputs what is later than a checkpoint, so that no step stands there twice when i-PI appends.
+
+    Args:
+        folder: Where i-PI runs.
+        start: What names the outputs.
+        step: Of the checkpoint.
+
+    Returns:
+        The names of the files that were cut, and the numbered folder that has what was cut off; None if it is nothing.
+    """
+    cuts = []
+    for output in start.outputs:
+        if output.kind == "checkpoint" or output.format == "bin":
+            continue
+        for file in sorted(folder.iterdir()):
+            if output.pattern().fullmatch(file.name) and file.is_file():
+                place = _end_of_step(file, output, step)
+                if place < file.stat().st_size:
+                    cuts.append((file, place))
+    if not cuts:
+        return [], None
+    kept = _numbered(folder)
+    for file, place in cuts:
+        _cut(file, place, kept / file.name)
+    return [file.name for file, _ in cuts], kept
+
+
+def _cut(file: Path, place: int, kept: Path) -> None:
+    """Move the end of a file, from a place on, into another."""
+    with file.open("r+b") as stream, kept.open("wb") as other:
+        stream.seek(place)
+        while block := stream.read(_BLOCK):
+            other.write(block)
+        other.flush()
+        os.fsync(other.fileno())
+        stream.truncate(place)
+
+
+def _end_of_step(file: Path, output: Output, step: int) -> int:
+    """The place in a file where what was written after a step begins; its size if nothing was."""
+    if output.kind == "properties":
+        return _end_in_rows(file, output.stride, step)
+    # In xyz files the number of atoms stands before the line that tells the step.
+    return _end_in_frames(file, step, line_before=output.format in ("xyz", "ase"))
+
+
+def _end_in_rows(file: Path, stride: int, step: int) -> int:
+    column, rows, place = None, 0, 0
+    with file.open("rb") as stream:
+        for line in stream:
+            if not line.endswith(b"\n"):
+                return place
+            if line.startswith(b"#"):
+                found = re.match(rb"#\s+column\s+(\d+)\s+-->\s+step\s", line)
+                column = int(found[1]) - 1 if found else column
+            elif line.strip():
+                at = rows * stride
+                if column is not None:
+                    with contextlib.suppress(ValueError, IndexError):
+                        at = round(float(line.split()[column]))
+                if at > step:
+                    return place
+                rows += 1
+            place += len(line)
+    return place
+
+
+def _end_in_frames(file: Path, step: int, *, line_before: bool) -> int:
+    with file.open("rb") as stream:
+        cut = place = stream.seek(0, os.SEEK_END)
+        while place > 0:
+            begin = max(place - _BLOCK, 0)
+            stream.seek(begin)
+            # A mark may lie across the border of two blocks.
+            block = stream.read(place - begin + _LINE)
+            for mark in reversed(list(_MARK.finditer(block))):
+                if int(mark[1]) <= step:
+                    return cut
+                cut = _begin_of_line(stream, begin + mark.start(), 1 + line_before)
+            place = begin
+    return cut
+
+
+def _begin_of_line(stream: BinaryIO, place: int, lines: int) -> int:
+    """Where the line of a place begins, or one before it."""
+    for _ in range(lines):
+        if place <= 0:
+            return 0
+        begin = max(place - _LINE, 0)
+        stream.seek(begin)
+        place = begin + stream.read(place - begin).rfind(b"\n")
+    return place + 1
+
+
+def restore_prefix(folder: Path, start: Simulation, temporary: str) -> None:
+    """Let checkpoints name the socket prefix of the input again, in place of the temporary folder of one run.
+
+    So that `i-pi RESTART` can be used by hand too. The time of the files is kept: it tells which is the newest.
+
+    Args:
+        folder: Where i-PI ran.
+        start: The input of the simulation.
+        temporary: The prefix that i-PI was started with; checkpoints with another one are left alone.
+    """
+    prefix = start.sockets_prefix
+    new = b"" if prefix == DEFAULT_SOCKET_PREFIX else b" sockets_prefix='" + os.fsencode(prefix) + b"'"
+    for file in _checkpoints(folder, start):
+        with file.open("rb") as stream:
+            head = stream.read(_HEAD)
+        found = _PREFIX.search(head)
+        if found is None or (found[1] or found[2]) != os.fsencode(temporary):
+            continue
+        status = file.stat()
+        content = file.read_bytes()
+        write_atomically(file, content[: found.start()] + new + content[found.end() :])
+        os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
