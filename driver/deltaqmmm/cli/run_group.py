@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from deltaqmmm.cli.run_checks import check_sockets, served_terms
+from deltaqmmm.cli.run_checks import served_terms
 from deltaqmmm.cli.run_plan import Plan, command, say
 from deltaqmmm.cli.run_progress import Progress
 from deltaqmmm.cli.signals import Interruption
@@ -55,7 +55,6 @@ def simulate(
     prefix = f"{sockets}{os.sep}"
     began = time.monotonic()
     try:
-        check_sockets(plan.simulation, prefix)
         settings = group_settings(plan, options, sockets, lock)
         group = Group.start(settings)
     except BaseException:

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-from deltaqmmm.cli.run_checks import check_atoms, check_files, check_model, check_plumed, served_terms, unserved_terms
+from deltaqmmm.cli.run_checks import (
+    check_atoms,
+    check_files,
+    check_model,
+    check_plumed,
+    check_sockets,
+    served_terms,
+    unserved_terms,
+)
 from deltaqmmm.config import Config, read_config
 from deltaqmmm.errors import InputError
-from deltaqmmm.ipi.processes import find_ipi
+from deltaqmmm.ipi.processes import find_ipi, make_socket_folder
 from deltaqmmm.ipi.restart import Found, cut_back, find_checkpoint, made_no_step, old_files, set_aside
 from deltaqmmm.ipi.simulation import Simulation, read_simulation
 
@@ -68,6 +77,11 @@ def make_plan(options: argparse.Namespace) -> Plan | None:
         return None
     check_files(folder, simulation)
     check_plumed(simulation, find_ipi())
+    sockets = make_socket_folder()
+    try:
+        check_sockets(simulation, f"{sockets}{os.sep}")
+    finally:
+        sockets.rmdir()
     config = None
     if simulation.sockets:
         config = read_config(folder / options.config)
@@ -114,11 +128,17 @@ def clear_the_way(plan: Plan, options: argparse.Namespace) -> None:
         say(options, f"{options.folder}: goes on from {name}, at step {plan.simulation.step} of {total}.")
         cut, kept = cut_back(plan.folder, plan.simulation, plan.simulation.step)
         if kept is not None:
+            names = ", ".join(cut[:3]) + (f" and {len(cut) - 3} more" if len(cut) > 3 else "")
             say(
                 options,
                 f"The outputs were further than that, or ended in half a line: what is later than step "
-                f"{plan.simulation.step} in {', '.join(cut)} now stands in {kept.name}/.",
+                f"{plan.simulation.step} in {names} now stands in {kept.name}/.",
             )
+            if plan.simulation.plumed:
+                say(
+                    options,
+                    "Note: what PLUMED wrote after that step (HILLS, COLVAR) is still in its files: cut it there.",
+                )
         return
     if plan.old and made_no_step(plan.old, plan.start):
         for file in plan.old:

@@ -175,12 +175,15 @@ def _end_of_step(file: Path, output: Output, step: int) -> int:
     """The place in a file where what was written after a step begins; its size if nothing was."""
     if output.kind == "properties":
         return _end_in_rows(file, output.stride, step)
+    if output.kind == "swaps":
+        # It counts steps from 0: the first has this number when it is done.
+        return _end_in_rows(file, output.stride, step - 1, column=0)
     # In xyz files the number of atoms stands before the line that tells the step.
     return _end_in_frames(file, step, line_before=output.format in ("xyz", "ase"))
 
 
-def _end_in_rows(file: Path, stride: int, step: int) -> int:
-    column, rows, place = None, 0, 0
+def _end_in_rows(file: Path, stride: int, step: int, column: int | None = None) -> int:
+    rows = place = 0
     with file.open("rb") as stream:
         for line in stream:
             if not line.endswith(b"\n"):

@@ -52,14 +52,14 @@ class ForceSocket:
 
 @dataclass(frozen=True)
 class Output:
-    """One element of <output>.
+    """One element of <output>, or the file where replica exchange notes its swaps.
 
     Attributes:
-        kind: "properties", "trajectory" or "checkpoint".
+        kind: "properties", "trajectory", "checkpoint" or "swaps".
         stem: The name of its file, without numbers of beads and the ending.
         stride: Steps from one entry to the next.
         format: Of a trajectory: "xyz", "pdb", "ase" or "bin".
-        prefix: Of the system that it belongs to; None for checkpoints, which hold all of them.
+        prefix: Of the system that it belongs to; None for checkpoints and swaps, which concern all of them.
     """
 
     kind: str
@@ -71,7 +71,7 @@ class Output:
     def pattern(self) -> re.Pattern[str]:
         """Matches the names of its files."""
         stem = re.escape(self.stem)
-        if self.kind == "properties":
+        if self.kind in ("properties", "swaps"):
             return re.compile(stem)
         if self.kind == "checkpoint":
             return re.compile(stem + r"(_\d+)?")
@@ -260,6 +260,8 @@ def _outputs(root: ET.Element, systems: list[ET.Element], file: Path) -> Iterato
         form = element.get("format", "xyz") if element.tag == "trajectory" and not extras else ""
         for label in dict.fromkeys(system.get("prefix", "") for system in systems):
             yield Output(element.tag, f"{label}_{stem}" if label else stem, stride, form, label)
+    for element in root.iter("remd"):
+        yield Output("swaps", prefix + _text(element, "swapfile", "remd_idx"), 1)
 
 
 def _key(text: str | None) -> str:

@@ -4,6 +4,7 @@ import io
 import os
 import re
 import socket
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -202,7 +203,7 @@ class TestSockets:
         with pytest.raises(InputError, match="unix sockets allow 107"):
             run_checks.check_sockets(work.write(ffsocket(address="a" * 104)), "/x/abc")
 
-    def test_a_port_in_use(self, work):
+    def test_a_port_in_use(self, work, fails):
         with socket.socket() as other:
             other.bind(("localhost", 0))
             other.listen()
@@ -210,6 +211,10 @@ class TestSockets:
             simulation = work.write(ffsocket(mode="inet", address="localhost", more=f"<port> {port} </port>"))
             with pytest.raises(InputError, match=f"localhost, port {port}, .* is in use by another program"):
                 run_checks.check_sockets(simulation, "/x/")
+            # Nothing is touched before that.
+            (work.folder / "run.out").write_text("# column   1     --> step\n 5.0\n")
+            fails(f"port {port}, .* is in use")
+            assert (work.folder / "run.out").exists()
         run_checks.check_sockets(simulation, "/x/")
 
     def test_a_host_that_is_not_this_one(self, work):
@@ -337,6 +342,9 @@ class TestClearingTheWay:
         run_plan.clear_the_way(found, options(work))
         assert "what is later than step 5 in run.out now stands in before_1/" in capsys.readouterr().out
         assert (work.folder / "run.out").read_text() == "# column   1     --> step\n 0.0\n"
+        self.prepare(work, 7)
+        run_plan.clear_the_way(replace(found, simulation=replace(found.simulation, plumed=True)), options(work))
+        assert "Note: what PLUMED wrote after that step" in capsys.readouterr().out
 
 
 class TestDrivers:

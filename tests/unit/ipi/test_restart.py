@@ -18,6 +18,7 @@ INPUT = """\
     <trajectory filename='q' stride='3' extra_type='q'> extras </trajectory>
     <checkpoint filename='chk' stride='10' overwrite='{overwrite}'/>
   </output>
+  <smotion mode='remd'> <remd> <stride> 1 </stride> </remd> </smotion>
   <system> <initialize nbeads='2'> <file mode='xyz'> init.xyz </file> {more} </initialize> </system>
 </simulation>
 """
@@ -55,6 +56,7 @@ def outputs(place, steps, beads=2, atoms=3):
     (place / "run.out").write_text(head + rows)
     rows = "".join(f"  {s * 20.0:.8e}   \n" for s in range(0, steps + 1, 5))
     (place / "run.blind").write_text("# column   1     --> time : The elapsed time.\n" + rows)
+    (place / "run.remd_idx").write_text("".join(f"{s:10d}     1     0\n" for s in range(steps) if s % 4))
     for bead in range(beads):
         (place / f"run.pos_{bead}.xyz").write_text("".join(frame(s, bead, atoms) for s in range(0, steps + 1, 2)))
         text = "".join(f" #EXTRAS(q)# Step:  {s:10d} \n 0.25 -0.25 {bead}\n" for s in range(0, steps + 1, 3))
@@ -117,7 +119,7 @@ class TestCuttingBack:
         start = folder.input()
         wanted = outputs(folder.place, 11)
         all_ = outputs(folder.place, 30)
-        assert len(all_) == 7
+        assert len(all_) == 8
         names, kept = cut_back(folder.place, start, 11)
         assert {file.name: file.read_text() for file in folder.place.glob("run.*")} == wanted
         assert sorted(names) == sorted(all_)
@@ -180,7 +182,7 @@ class TestOldFiles:
         with (folder.place / "run.out").open("a") as stream:
             stream.write("  20.0000   1.0")
         files = old_files(folder.place, start)
-        assert len(files) == 9
+        assert len(files) == 10
         assert made_no_step(files, start)
 
     @pytest.mark.parametrize(

@@ -31,6 +31,7 @@ FULL = """\
   </ffcommittee>
   <ffrotations name='r'> <ffsocket name='__DUMMY__'/> </ffrotations>
   <ffplumed name='p'> <file mode='xyz'> ref.xyz </file> <plumed_dat> bias.dat </plumed_dat> </ffplumed>
+  <smotion mode='multi'> <smotion mode='remd'> <remd> <swapfile> pt </swapfile> </remd> </smotion> </smotion>
   <system prefix='cold'>
     <initialize nbeads='4'>
       <file mode='xyz'> init.xyz </file>
@@ -107,6 +108,7 @@ def test_everything(write):
         ("cold_run.vel", "cold_run.vel_0.extxyz", "cold_run.vel_0.xyz"),
         ("cold_run.charges", "cold_run.charges_3 cold_run.charges", "cold_run.charges.xyz cold_run.charges_a"),
         ("cold_run.out", "cold_run.out", "cold_run.out2 cold_run.out_1"),
+        ("run.pt", "run.pt", "pt run.pt_0 cold_run.pt"),
         ("run.chk", "run.chk run.chk_17", "run.chk.bak xrun.chk run-chk"),
     ],
 )
