@@ -108,17 +108,17 @@ def _activate(bias: FloatArray, values: FloatArray, bends: FloatArray, chunk: Fl
         for column in range(len(bias)):
             values[row, column] += bias[column]
     for start in range(0, len(flat), CHUNK):
-        size = min(CHUNK, len(flat) - start)
-        for place in range(size):
-            chunk[0, place] = -abs(flat[start + place])
-        exponential(chunk, chunk, 1, size)
-        for place in range(size):
-            x, small = flat[start + place], chunk[1, place]
+        own, own_bends = flat[start : start + CHUNK], flat_bends[start : start + CHUNK]
+        for place in range(len(own)):
+            chunk[0, place] = -abs(own[place])
+        exponential(chunk, chunk, 1, len(own))
+        for place in range(len(own)):
+            small = chunk[1, place]
             part = 1.0 / (1.0 + small)
-            gate = part if x >= 0.0 else small * part
-            value = x * gate
-            flat[start + place] = value
-            flat_bends[start + place] = gate + value * (1.0 - gate)
+            gate = part if own[place] >= 0.0 else small * part
+            value = own[place] * gate
+            own[place] = value
+            own_bends[place] = gate + value * (1.0 - gate)
 
 
 @inlined("contract")
