@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import threading
+from typing import NamedTuple
 
+import numpy as np
 import pytest
+import torch
 
-from deltaqmmm.threads import parts_of, side_by_side
+from deltaqmmm.threads import choose_threads, parts_of, rows_of, side_by_side, threads_of_loops
 
 
 @pytest.mark.parametrize(("n_frames", "threads"), [(1, 1), (8, 1), (8, 2), (7, 3), (2, 4), (0, 2), (5, 0)])
@@ -60,3 +63,31 @@ def test_a_forked_process_makes_threads_of_its_own():
         os.kill(child, 9)
     ended.wait(5.0)
     assert status == [0]
+
+
+@pytest.fixture
+def torch_threads():
+    before = torch.get_num_threads()
+    yield
+    choose_threads(before, compiled=False)
+
+
+def test_loops_have_the_threads_that_torch_has_not(torch_threads):
+    choose_threads(3, compiled=True)
+    assert (threads_of_loops(), torch.get_num_threads()) == (3, 1)
+    # What cannot be compiled is done by torch.
+    choose_threads(2, compiled=False)
+    assert (threads_of_loops(), torch.get_num_threads()) == (2, 2)
+    torch.set_num_threads(1)
+    assert threads_of_loops() == 1
+
+
+def test_rows_of_named_tuples():
+    class Pair(NamedTuple):
+        left: np.ndarray
+        right: np.ndarray
+
+    found = rows_of(Pair(np.arange(6).reshape(3, 2), np.zeros((3, 0))), slice(1, 3))
+    assert isinstance(found, Pair)
+    assert found.left.tolist() == [[2, 3], [4, 5]]
+    assert found.right.shape == (2, 0)

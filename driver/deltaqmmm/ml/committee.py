@@ -191,6 +191,11 @@ class Correction:
         qm_gradients, by_site = described.pull_back(slopes)
         return CommitteeResult(energies.to(torch.float64) + self._offset, qm_gradients.to(torch.float64), by_site)
 
+    @property
+    def compiled(self) -> bool:
+        """Whether compiled loops do the work."""
+        return self._descriptor.compiled
+
     @cached_property
     def _loops(self) -> CompiledCorrection:
         return self._descriptor.compile(self._network)

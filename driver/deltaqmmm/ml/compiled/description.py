@@ -17,7 +17,7 @@ from deltaqmmm.ml.compiled.surroundings import CompiledSurroundings, shell_table
 from deltaqmmm.ml.functions import SymmetryFunctions
 from deltaqmmm.ml.network import InferenceNetwork
 from deltaqmmm.results import FloatArray, IntArray
-from deltaqmmm.threads import side_by_side
+from deltaqmmm.threads import side_by_side, threads_of_loops
 
 
 class CompiledCorrection:
@@ -50,7 +50,7 @@ class CompiledCorrection:
     def evaluate(
         self, qm_positions: Tensor, mm_positions: Tensor, mm_charges: Tensor, mm_sites: Tensor
     ) -> tuple[Tensor, Tensor, CompiledDerivatives]:
-        """Evaluate B frames, side by side on as many threads as torch has.
+        """Evaluate B frames, side by side on the threads of `threads_of_loops`.
 
         Args:
             qm_positions: See `Correction.evaluate`, also for the others.
@@ -67,7 +67,7 @@ class CompiledCorrection:
         def work(part: slice) -> tuple[FloatArray, FloatArray, PartDerivatives]:
             return self._evaluate(qm[part], mm[part], charges[part], sites[part])
 
-        threads = torch.get_num_threads()
+        threads = threads_of_loops()
         energies, gradients, parts = zip(*side_by_side(work, len(qm), threads), strict=True)
         return (
             torch.from_numpy(np.concatenate(energies, axis=1)),
