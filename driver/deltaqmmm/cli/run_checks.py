@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import logging
 import os
 import socket
 import subprocess
@@ -12,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from deltaqmmm.cases.batches import batched, frames_of_systems, systems
+from deltaqmmm.cases.batches import systems
 from deltaqmmm.config import Config
 from deltaqmmm.errors import InputError
 from deltaqmmm.ipi.connection import InetAddress, UnixAddress
@@ -22,8 +21,6 @@ from deltaqmmm.units import ANGSTROM
 TERMS = ("mm", "dftb", "correction")
 """The names of the terms, as `deltaqmmm.potential` has them, which is not imported for its weight."""
 _PLUMED_SECONDS = 60.0
-
-logger = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -98,32 +95,13 @@ def check_files(folder: Path, simulation: Simulation) -> None:
 
 
 def check_replicas(simulation: Simulation) -> None:
-    """Raise `InputError` for replica exchange with one replica, and warn of batches that are never full.
-
-    i-PI fills up a batch with copies, which are computed too.
-    """
+    """Raise `InputError` for replica exchange with one replica."""
     root = parse_input(simulation.file)
-    number = sum(count for _, count in systems(root))
-    if next(root.iter("remd"), None) is not None and number < 2:
+    if next(root.iter("remd"), None) is not None and sum(number for _, number in systems(root)) < 2:
         raise InputError(
             f"{simulation.file}: <remd> exchanges replicas, and there is one <system>: give two or more, each with its "
             "temperature (an <instance> of <system_template>), or remove <smotion>."
         )
-    together = root.get("threading", "True").strip().lower() == "true"
-    for element, name in batched(root):
-        text = (element.findtext("batch_size") or "").strip()
-        size, frames = int(text) if text.isdigit() else 1, frames_of_systems(root, name)
-        most = sum(frames) if together else max(frames, default=0)
-        if size > most > 0:
-            logger.warning(
-                "%s: <batch_size> of '%s' is %d, and i-PI has at most %d frames for it at once: it fills up every "
-                "batch with copies, which cost as much. Give %d, or a part of that.",
-                simulation.file,
-                element.get("name", "").strip(),
-                size,
-                most,
-                most,
-            )
 
 
 def check_model(config: Config) -> None:

@@ -94,7 +94,7 @@ def make_plan(options: argparse.Namespace) -> Plan | None:
         check_atoms(folder, simulation, config)
     old: list[Path] = []
     if options.fresh or simulation.step == 0:
-        old += [file for one in (start, found.simulation) if one for file in old_files(folder, one)]
+        old += [file for one in (start, found.simulation) if one for file in old_files(folder, one, start)]
     return Plan(folder, start, simulation, total, config, tuple(dict.fromkeys(old)))
 
 

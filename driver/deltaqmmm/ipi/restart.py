@@ -46,6 +46,8 @@ class Found:
 def find_checkpoint(folder: Path, start: Simulation) -> Found:
     """The newest checkpoint of a folder: RESTART, or what <checkpoint> of the input names.
 
+    A RESTART whose outputs have other names is of another input in the same folder, and passed over.
+
     Args:
         folder: Where i-PI runs.
         start: The input of the simulation.
@@ -57,8 +59,16 @@ def find_checkpoint(folder: Path, start: Simulation) -> Found:
         except InputError:
             broken.append(file)
             continue
+        if not _of_one_input(simulation, start):
+            continue
         return Found(simulation if simulation.step > 0 else None, tuple(broken))
     return Found(None, tuple(broken))
+
+
+def _of_one_input(one: Simulation, other: Simulation) -> bool:
+    """Whether two inputs or checkpoints write the same file, or nothing."""
+    stems = [{output.stem for output in simulation.outputs} for simulation in (one, other)]
+    return bool(stems[0] & stems[1]) or not any(stems)
 
 
 def _checkpoints(folder: Path, start: Simulation) -> Iterator[Path]:
@@ -84,13 +94,16 @@ def plumed_runs(folder: Path, simulation: Simulation) -> list[PlumedRun]:
     return find_plumed(parse_input(simulation.file), folder) if simulation.plumed else []
 
 
-def old_files(folder: Path, start: Simulation) -> list[Path]:
+def old_files(folder: Path, earlier: Simulation, start: Simulation) -> list[Path]:
     """The files of an earlier simulation: outputs, also those of PLUMED, and checkpoints, with all backups.
 
-    A file that the input itself begins from is not among them.
+    Args:
+        folder: Where it ran.
+        earlier: Its input, or a checkpoint of it.
+        start: What is run now: a file that it begins from is not among them, nor a RESTART of another input.
     """
-    patterns = [re.compile(RESTART), *(output.pattern() for output in start.outputs)]
-    written = {(folder / name).resolve() for run in plumed_runs(folder, start) for name in run.outputs()}
+    patterns = [output.pattern() for output in earlier.outputs]
+    written = {(folder / name).resolve() for run in plumed_runs(folder, earlier) for name in run.outputs()}
     read = {(folder / file.name).resolve() for file in start.start_files}
     places = {folder, *(file.parent for file in written)}
     found = [
@@ -103,7 +116,16 @@ def old_files(folder: Path, start: Simulation) -> list[Path]:
         for file in found
         if (file.parent / _name_before_backup(file.name)).resolve() in written
         or (file.parent == folder and any(one.fullmatch(_name_before_backup(file.name)) for one in patterns))
+        or (file.parent == folder and _name_before_backup(file.name) == RESTART and _may_be_of(file, earlier))
     ]
+
+
+def _may_be_of(restart: Path, start: Simulation) -> bool:
+    """Whether a RESTART is not known to be of another input."""
+    try:
+        return _of_one_input(read_simulation(restart), start)
+    except InputError:
+        return True
 
 
 def made_no_step(files: Sequence[Path], start: Simulation) -> bool:

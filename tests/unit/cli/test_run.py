@@ -28,7 +28,8 @@ INPUT = """\
 </simulation>
 """
 SOCKET = "<ffsocket name='{name}' mode='{mode}'> <address> {address} </address> {more} </ffsocket>"
-CHECKPOINT = "<simulation><step>{step}</step><total_steps>20</total_steps>{more}</simulation>"
+OUTPUT = "<output prefix='run'> <checkpoint filename='chk'/> </output>"
+CHECKPOINT = f"<simulation>{OUTPUT}<step>{{step}}</step><total_steps>20</total_steps>{{more}}</simulation>"
 
 
 def ffsocket(name="all", mode="unix", address="here", more=""):
@@ -185,23 +186,6 @@ class TestWhatDoesNotFit:
         work.write(ffsocket() + "<smotion mode='remd'> <remd> <stride> 5 </stride> </remd> </smotion>")
         fails("input.xml: <remd> exchanges replicas, and there is one <system>: give two or more")
 
-    @pytest.mark.parametrize(
-        ("size", "beads", "replicas", "threads", "most"),
-        [(4, 4, 1, True, None), (5, 4, 1, True, 4), (8, 4, 2, True, None), (8, 4, 2, False, 4), (3, 8, 1, True, None)],
-    )
-    def test_batches_that_are_never_full(self, work, caplog, size, beads, replicas, threads, most):
-        work.write(ffsocket(more=f"<batch_size> {size} </batch_size>"))
-        text = (work.folder / "input.xml").read_text().replace("nbeads='1'", f"nbeads='{beads}'")
-        text = text.replace("</initialize>", "</initialize> <forces> <force forcefield='all'/> </forces>")
-        text = text.replace("<simulation>", f"<simulation threading='{threads}'>")
-        begin, end = text.index("<system>"), text.index("</simulation>")
-        (work.folder / "input.xml").write_text(text[:begin] + replicas * text[begin:end] + text[end:])
-        plan(work)
-        if most is None:
-            assert not caplog.records
-        else:
-            assert f"is {size}, and i-PI has at most {most} frames for it at once" in caplog.text
-
     def test_a_file_that_ends_ipi(self, work, fails):
         (work.folder / "EXIT").touch()
         fails("EXIT: i-PI ends as soon as it sees this file: remove it")
@@ -323,10 +307,10 @@ class TestPlans:
         work.checkpoint("later.xml", 5)
         found = plan(work, "--input", "later.xml")
         assert (found.simulation.step, found.goes_on) == (5, True)
-        (work.folder / "i-pi.md").touch()
+        (work.folder / "run.chk").touch()
         assert plan(work, "--input", "later.xml").old == ()
         found = plan(work, "--input", "later.xml", "--fresh")
-        assert ([file.name for file in found.old], found.goes_on) == (["i-pi.md"], False)
+        assert ([file.name for file in found.old], found.goes_on) == (["run.chk"], False)
 
     def test_no_driver_no_config(self, work):
         work.write("<ffdirect name='d'/>")

@@ -22,7 +22,10 @@ INPUT = """\
   <system> <initialize nbeads='2'> <file mode='xyz'> init.xyz </file> {more} </initialize> </system>
 </simulation>
 """
-CHECKPOINT = "<!-- made by i-PI -->\n<simulation{prefix}>{step}<total_steps>100</total_steps></simulation>\n"
+OUTPUT = "<output prefix='run'> <checkpoint filename='chk'/> </output>"
+CHECKPOINT = (
+    f"<!-- made by i-PI -->\n<simulation{{prefix}}>{{step}}<total_steps>100</total_steps>{OUTPUT}</simulation>\n"
+)
 
 
 class Folder:
@@ -109,7 +112,7 @@ class TestFinding:
         start = folder.input(more="<velocities mode='chk'> RESTART </velocities>")
         folder.checkpoint("RESTART", 50)
         assert find_checkpoint(folder.place, start).simulation is None
-        assert old_files(folder.place, start) == []
+        assert old_files(folder.place, start, start) == []
 
 
 class TestCuttingBack:
@@ -187,7 +190,7 @@ class TestPlumed:
         start = self.prepare(folder, 0)
         (folder.place / "bck.0.COLVAR").touch()
         (folder.place / "sub" / "bck.12.HILLS").touch()
-        files = old_files(folder.place, start)
+        files = old_files(folder.place, start, start)
         assert {file.name for file in files} == {"HILLS", "bck.12.HILLS", "COLVAR", "bck.0.COLVAR"}
         assert not made_no_step(files, start)
         for file in files:
@@ -195,7 +198,29 @@ class TestPlumed:
         assert made_no_step(files, start)
 
 
+def test_a_restart_of_another_input_is_left_alone(folder):
+    start = folder.input()
+    ours = folder.checkpoint("#RESTART#0#", 30)
+    other = folder.checkpoint("RESTART", 40)
+    assert find_checkpoint(folder.place, start).simulation.file == other
+    other.write_text(other.read_text().replace("prefix='run'", "prefix='gle'"))
+    found = find_checkpoint(folder.place, start).simulation
+    assert (found.file, found.step) == (ours, 30)
+    assert old_files(folder.place, start, start) == [ours]
+    # An older one may be of the same simulation with other outputs, and is in the way all the same.
+    assert old_files(folder.place, read_simulation(other), start) == [other]
+
+
 class TestOldFiles:
+    def test_what_the_input_begins_from_stays(self, folder):
+        earlier = folder.input()
+        folder.checkpoint("RESTART", 40)
+        text = (folder.place / "input.xml").read_text().replace("init.xyz", "RESTART").replace("'xyz'", "'chk'")
+        (folder.place / "next.xml").write_text(text)
+        start = read_simulation(folder.place / "next.xml")
+        assert [file.name for file in old_files(folder.place, earlier, earlier)] == ["RESTART"]
+        assert old_files(folder.place, earlier, start) == []
+
     def test_what_is_moved_and_what_stays(self, folder):
         start = folder.input()
         outputs(folder.place, 4)
@@ -205,12 +230,12 @@ class TestOldFiles:
             ours.add(name)
         for name in ("init.xyz", "config.toml", "run.sh", "run.out.png", "#notes#", "run", "model.safetensors"):
             (folder.place / name).touch()
-        files = old_files(folder.place, start)
+        files = old_files(folder.place, start, start)
         assert {file.name for file in files} == ours
         (folder.place / "before_1").mkdir()
         assert set_aside(files, folder.place).name == "before_2"
         assert {file.name for file in (folder.place / "before_2").iterdir()} == ours
-        assert old_files(folder.place, start) == []
+        assert old_files(folder.place, start, start) == []
 
     def test_a_start_without_a_step(self, folder):
         start = folder.input()
@@ -219,7 +244,7 @@ class TestOldFiles:
         folder.checkpoint("run.chk", 0)
         with (folder.place / "run.out").open("a") as stream:
             stream.write("  20.0000   1.0")
-        files = old_files(folder.place, start)
+        files = old_files(folder.place, start, start)
         assert len(files) == 10
         assert made_no_step(files, start)
 
@@ -238,7 +263,7 @@ class TestOldFiles:
         outputs(folder.place, 0)
         folder.checkpoint("RESTART", 0)
         (folder.place / name).write_text(text)
-        assert not made_no_step(old_files(folder.place, start), start)
+        assert not made_no_step(old_files(folder.place, start, start), start)
 
 
 class TestPrefix:
