@@ -41,7 +41,7 @@ $(DEMO_STAMP): $(BIN)/python pyproject.toml constraints.txt
 $(TEST_STAMP): $(BIN)/python pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet $(PIP_FLAGS) -c constraints.txt -e '.[test]'
 	@$(BIN)/python -m pip install --disable-pip-version-check --quiet $(PIP_FLAGS) --no-deps $(PLUMED_WHEEL) || \
-	  echo "make: no wheel of $(PLUMED_WHEEL) for this platform: the tests that need PLUMED are skipped" >&2
+	  echo "make: $(PLUMED_WHEEL) could not be installed (it has wheels for Linux on x86_64): the tests that need PLUMED are skipped" >&2
 	@touch $@ $(DEMO_STAMP)
 
 install: $(DEMO_STAMP)  ## create .venv with deltaqmmm and i-PI in it

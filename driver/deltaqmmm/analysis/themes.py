@@ -20,8 +20,8 @@ GREY = "0.45"
 COMMITTEE = {
     "committee_energy_spread": f"spread of the energy\n({ENERGY})",
     "committee_force_spread": f"largest spread of a force\n({ENERGY}/Å)",
-    "committee_uncertainty": f"uncertainty, <ffcommittee>\n({ENERGY})",
-    "wb_mixing": "weight of the correction,\n<ffcommittee>",
+    "committee_uncertainty": f"i-PI's uncertainty\n({ENERGY})",
+    "wb_mixing": "i-PI's weight\nof the correction",
 }
 """What tells the spread of a committee: our driver's extras, and those of i-PI's own."""
 MANY = 8

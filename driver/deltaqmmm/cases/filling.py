@@ -137,8 +137,6 @@ def _fill_temperature(located: LocatedXML, temperature: float) -> None:
     for system, _ in systems(located.root):
         elements = [*system.iterfind("ensemble/temperature"), *system.iterfind("initialize/velocities")]
         for element in elements:
-            if element.tag == "velocities" and element.get("mode", "").strip() != "thermal":
-                continue
             if _is_number(element.text):
                 if element.get("units", "").strip() != "kelvin":
                     raise InputError(f"{located.file}: <{element.tag}> is not in kelvin: units='kelvin' is needed.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ LIBRARY = Path(__file__).parents[1] / "data" / "ipi_inputs"
 DECLARATION, INPUT, CONFIG = "case.toml", "input.xml", "config.toml"
 _NEEDS = ("plumed", "model")
 _OPTIONS = ("temperature", "temperatures", "beads", "steps", "timestep", "seed", "model")
-_NOT_COPIED = ("study.py", "figure.png", DECLARATION)
+_NOT_COPIED = re.compile(r"[.#].*|study\w*\.py|.*\.png|case\.toml|config\.toml")
 
 
 @dataclass(frozen=True)
@@ -59,10 +60,7 @@ class Case:
         return [
             file
             for file in sorted(self.folder.iterdir())
-            if file.is_file()
-            and not file.name.startswith((".", "#"))
-            and file.name not in (CONFIG, *_NOT_COPIED)
-            and file not in inputs
+            if file.is_file() and not _NOT_COPIED.fullmatch(file.name) and file not in inputs
         ]
 
 

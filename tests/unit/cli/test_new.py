@@ -15,7 +15,8 @@ from deltaqmmm.cli.main import main
 from deltaqmmm.config import read_config
 from deltaqmmm.errors import InputError
 from deltaqmmm.ipi.simulation import read_simulation
-from deltaqmmm.topology import load_topology
+from deltaqmmm.topology import NonbondedSettings, load_topology
+from deltaqmmm.units import ANGSTROM
 
 CONFIG = """\
 # By hand.
@@ -92,7 +93,7 @@ def work(tmp_path, data_folder, monkeypatch):
         (folder / "README.md").write_text(
             f"# {name}\n\n![it](figure.png)\n\n    deltaqmmm drive config.toml -u -a base\n"
         )
-        for unwanted in ("study.py", "figure.png"):
+        for unwanted in ("study.py", "study_more.py", "figure.png", "more.png", ".hidden"):
             (folder / unwanted).touch()
         (folder / "input.xml").write_text(text or INPUT.format(beads=beads, batch=batch, more=more))
         for file, content in files.items():
@@ -229,6 +230,32 @@ class TestWhatIsMade:
         correction = read_config(work.target / "config.toml").correction
         assert correction.model == work.target / "m.safetensors"
         assert correction.committee_extras
+
+    @pytest.mark.parametrize("kind", ["gromacs", "openmm"])
+    def test_other_kinds_of_topologies(self, work, data_folder, kind):
+        top, coordinates = {"gromacs": ("top", "gro"), "openmm": ("xml", "pdb")}[kind]
+        systems, own = data_folder / "mm_systems", work.system / "files"
+        shutil.copy(systems / f"uracil_box.{coordinates}", own)
+        if kind == "gromacs":
+            # Whatever is included is in one file afterwards.
+            lines = (systems / "uracil_box.top").read_text().splitlines(keepends=True)
+            (own / "half.itp").write_text("".join(lines[: len(lines) // 2]))
+            (own / "uracil_box.top").write_text('#include "half.itp"\n' + "".join(lines[len(lines) // 2 :]))
+        else:
+            shutil.copy(systems / "uracil_box.xml", own)
+        (work.system / "config.toml").write_text(
+            f'[system]\ntopology = "files/uracil_box.{top}"\ncoordinates = "files/uracil_box.{coordinates}"\n'
+            '[qm]\natoms = "0-11"\n[mm]\ncutoff_angstrom = 8.0\n'
+        )
+        shorter = NonbondedSettings(cutoff=8.0 * ANGSTROM, switch_distance=None)
+        topology = load_topology(own / f"uracil_box.{top}", own / f"uracil_box.{coordinates}", shorter)
+        (work.system / "init.xyz").write_text(init_xyz(topology.symbols, topology.positions, topology.cell))
+        assert new(work, "-q") == 0
+        shutil.rmtree(work.system)
+        config = read_config(work.target / "config.toml")
+        assert config.system.topology == work.target / f"uracil_box.{top}"
+        copied = load_topology(config.system.topology, config.system.coordinates, shorter)
+        assert copied.symbols == topology.symbols
 
     def test_an_empty_folder_and_list(self, work, capsys):
         work.target.mkdir()
