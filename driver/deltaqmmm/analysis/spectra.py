@@ -17,6 +17,9 @@ INVERSE_CM_PER_INVERSE_FS = 1e15 / 2.99792458e10
 INVERSE_CM_PER_ATOMIC = INVERSE_CM_PER_INVERSE_FS * FEMTOSECOND / (2.0 * np.pi)
 """The wavenumber, cm-1, of an angular frequency of one atomic unit."""
 
+_FINER = 4
+"""How many points a spectrum has for each that its segments resolve: the tops of lines are then near a point."""
+
 
 @dataclass(frozen=True)
 class Spectrum:
@@ -119,7 +122,9 @@ def _power(values: FloatArray, interval: float, window: float) -> tuple[FloatArr
             f"A segment of {window:g} fs is {length} intervals of {interval:g} fs, and the series has {len(values)}: "
             "needed are 8 at least, and not more than the series has."
         )
-    frequencies, densities = welch(values, fs=1.0 / interval, window="hann", nperseg=length, detrend=False, axis=0)
+    frequencies, densities = welch(
+        values, fs=1.0 / interval, window="hann", nperseg=length, nfft=_FINER * length, detrend=False, axis=0
+    )
     # Of a Hann window the full width at half maximum of the squared transform is 1.44 divided by its length.
     resolution = 1.44 / (length * interval) * INVERSE_CM_PER_INVERSE_FS
     return frequencies * INVERSE_CM_PER_INVERSE_FS, densities / INVERSE_CM_PER_INVERSE_FS, resolution
