@@ -1,0 +1,76 @@
+"""Frames whose SCC failed in DFTB+, tried again with safer set-ups in processes of their own."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+
+from deltaqmmm.dftb.dftbplus.hsd import Variation
+from deltaqmmm.dftb.dftbplus.pool import Pool
+from deltaqmmm.dftb.dftbplus.process import Answer, Death, Setup
+from deltaqmmm.dftb.retry import ANNEALING, CAREFUL_DEPTH, CAREFUL_FRACTION, CAREFUL_LENGTHENING
+from deltaqmmm.results import FloatArray
+
+logger = logging.getLogger(__name__)
+
+
+class SaferSetups:
+    """The same steps that our own engine takes: careful mixing, then from the charges of a hot electron gas.
+
+    A user's own input is taken as it is, so all that is changed is the start: from neutral atoms in a new process.
+    """
+
+    def __init__(self, setup_of: Callable[[Variation | None], Setup], normal: Variation | None, timeout: float) -> None:
+        """Prepare.
+
+        Args:
+            setup_of: The setup of a variation, or of the user's own input for None.
+            normal: How the first attempt solves the SCC; None for the user's own input.
+            timeout: Longest time for one frame, seconds.
+        """
+        self._setup_of = setup_of
+        self._timeout = timeout
+        self._normal = normal
+
+    def solve(self, positions: FloatArray, potential: FloatArray, first: Death) -> Answer | Death:
+        """One frame: positions (n, 3), bohr, and potential (n,), hartree/e; the cycles of all attempts add up.
+
+        Args:
+            positions: Shape (n, 3), bohr.
+            potential: Shape (n,), hartree/e.
+            first: How the first attempt failed.
+        """
+        cycles = first.cycles
+        outcome: Answer | Death = first
+        for name, variations in self._ladder():
+            logger.warning("A frame that failed in DFTB+ is tried again with %s.", name)
+            start: FloatArray | None = None
+            for variation in variations:
+                varied = None if variation is None else replace(variation, start=start)
+                outcome = self._attempt(varied, positions, potential)
+                cycles += outcome.cycles
+                if isinstance(outcome, Answer):
+                    start = outcome.charges
+            outcome = replace(outcome, cycles=cycles)
+            if isinstance(outcome, Answer):
+                return outcome
+        return outcome
+
+    def _ladder(self) -> list[tuple[str, list[Variation | None]]]:
+        if self._normal is None:
+            return [("a fresh start", [None])]
+        careful = replace(
+            self._normal,
+            iterations=CAREFUL_LENGTHENING * self._normal.iterations,
+            mixing=(CAREFUL_FRACTION, CAREFUL_DEPTH),
+        )
+        hotter = [replace(careful, temperature=value) for value in ANNEALING if value > careful.temperature]
+        return [("careful mixing", [careful]), ("annealing", [*hotter, careful])]
+
+    def _attempt(self, variation: Variation | None, positions: FloatArray, potential: FloatArray) -> Answer | Death:
+        pool = Pool(self._setup_of(variation), 1, self._timeout)
+        try:
+            return pool.compute(positions[None], potential[None])[0]
+        finally:
+            pool.close()
