@@ -96,8 +96,16 @@ def dftb_engine(config: Config, system: System, device: torch.device) -> DFTBEng
         InputError: The parameters or the user's input cannot be used.
         ExternalToolError: DFTB+ is asked for, and missing.
     """
-    if config.dftb.engine == "builtin":
-        return DFTBEngine(system.qm_symbols, config.qm.charge, dftb_settings(config), device)
+    return (builtin_engine if config.dftb.engine == "builtin" else dftbplus_engine)(config, system, device)
+
+
+def builtin_engine(config: Config, system: System, device: torch.device) -> DFTBEngine:
+    """Our own engine, whatever [dftb] engine says."""
+    return DFTBEngine(system.qm_symbols, config.qm.charge, dftb_settings(config), device)
+
+
+def dftbplus_engine(config: Config, system: System, device: torch.device) -> DFTBPlusEngine:
+    """DFTB+, whatever [dftb] engine says."""
     settings, program = dftb_settings(config), dftbplus_settings(config)
     return DFTBPlusEngine(system.qm_symbols, config.qm.charge, settings, program, device)
 

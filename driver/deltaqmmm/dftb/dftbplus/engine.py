@@ -191,7 +191,7 @@ class DFTBPlusEngine:
         answers = []
         for frame, outcome in enumerate(self._pool.compute(positions, potentials)):
             if isinstance(outcome, Death) and outcome.by_dftbplus:
-                outcome = self._safer.solve(positions[frame], potentials[frame], outcome)
+                outcome = self._safer.solve(frame, positions[frame], potentials[frame], outcome)
                 if isinstance(outcome, Death):
                     raise ConvergenceError(self._report(frame, outcome))
             elif isinstance(outcome, Death):

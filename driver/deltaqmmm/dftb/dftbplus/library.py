@@ -78,7 +78,9 @@ def _find_file(given: Path | None) -> Path:
             return found.absolute()
         searched.append(place)
     listed = "\n  ".join(str(place) for place in dict.fromkeys(searched))
-    raise ExternalToolError(f"DFTB+ was not found: there is no {NAMES[0]} in\n  {listed}\n{_REMEDY}")
+    raise ExternalToolError(
+        f"DFTB+ was not found: there is no {NAMES[0]} in these folders or in their lib and lib64:\n  {listed}\n{_REMEDY}"
+    )
 
 
 def _inside(place: Path) -> Iterator[Path]:

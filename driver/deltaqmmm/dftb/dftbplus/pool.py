@@ -99,10 +99,10 @@ class Pool:
                     frame = place.frames[0]
                     outcome = self._outcome(place)
                     if isinstance(outcome, Death):
-                        again = not outcome.by_dftbplus and frame not in crashed
-                        logger.warning("DFTB+ on frame %d of the batch: %s.", frame, outcome.reason)
-                        crashed.add(frame)
-                        if not again:
+                        if not outcome.by_dftbplus and frame not in crashed:
+                            logger.warning("DFTB+ on frame %d of the batch: %s. Once more.", frame, outcome.reason)
+                            crashed.add(frame)
+                        else:
                             place.frames.popleft()
                             found[frame] = outcome
                         if place.frames:

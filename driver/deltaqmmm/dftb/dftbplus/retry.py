@@ -33,10 +33,11 @@ class SaferSetups:
         self._timeout = timeout
         self._normal = normal
 
-    def solve(self, positions: FloatArray, potential: FloatArray, first: Death) -> Answer | Death:
-        """One frame: positions (n, 3), bohr, and potential (n,), hartree/e; the cycles of all attempts add up.
+    def solve(self, frame: int, positions: FloatArray, potential: FloatArray, first: Death) -> Answer | Death:
+        """One frame; the cycles of all attempts add up.
 
         Args:
+            frame: Its number in the batch, for messages.
             positions: Shape (n, 3), bohr.
             potential: Shape (n,), hartree/e.
             first: How the first attempt failed.
@@ -44,7 +45,7 @@ class SaferSetups:
         cycles = first.cycles
         outcome: Answer | Death = first
         for name, variations in self._ladder():
-            logger.warning("A frame that failed in DFTB+ is tried again with %s.", name)
+            logger.warning("Frame %d of the batch: %s; retrying with %s.", frame, outcome.reason, name)
             start: FloatArray | None = None
             for variation in variations:
                 varied = None if variation is None else replace(variation, start=start)
