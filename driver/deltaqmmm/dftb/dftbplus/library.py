@@ -79,7 +79,8 @@ def _find_file(given: Path | None) -> Path:
         searched.append(place)
     listed = "\n  ".join(str(place) for place in dict.fromkeys(searched))
     raise ExternalToolError(
-        f"DFTB+ was not found: there is no {NAMES[0]} in these folders or in their lib and lib64:\n  {listed}\n{_REMEDY}"
+        f"DFTB+ was not found: there is no {NAMES[0]} in these folders, or in lib or lib64 in them:\n  {listed}\n"
+        f"{_REMEDY}"
     )
 
 

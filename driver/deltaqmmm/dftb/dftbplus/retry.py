@@ -42,10 +42,10 @@ class SaferSetups:
             potential: Shape (n,), hartree/e.
             first: How the first attempt failed.
         """
-        cycles = first.cycles
-        outcome: Answer | Death = first
+        cycles, death = first.cycles, first
         for name, variations in self._ladder():
-            logger.warning("Frame %d of the batch: %s; retrying with %s.", frame, outcome.reason, name)
+            logger.warning("Frame %d of the batch: %s; retrying with %s.", frame, death.reason, name)
+            outcome: Answer | Death = death
             start: FloatArray | None = None
             for variation in variations:
                 varied = None if variation is None else replace(variation, start=start)
@@ -53,10 +53,10 @@ class SaferSetups:
                 cycles += outcome.cycles
                 if isinstance(outcome, Answer):
                     start = outcome.charges
-            outcome = replace(outcome, cycles=cycles)
             if isinstance(outcome, Answer):
-                return outcome
-        return outcome
+                return replace(outcome, cycles=cycles)
+            death = outcome
+        return replace(death, cycles=cycles)
 
     def _ladder(self) -> list[tuple[str, list[Variation | None]]]:
         if self._normal is None:
