@@ -32,7 +32,7 @@ _INPUT = """\
 {files}
   }}
   Filling = Fermi {{ Temperature [Hartree] = {temperature:.17g} }}
-{start}{mixer}}}
+{start}{solution}}}
 Analysis {{
   CalculateForces = Yes
   WriteBandOut = No
@@ -55,13 +55,15 @@ class Variation:
     Attributes:
         iterations: Most SCC cycles.
         temperature: k_B T of the Fermi filling, hartree.
-        mixing: Fraction and depth of Anderson mixing; None for Broyden's method.
+        mixer: The block Mixer, in DFTB+'s words.
+        solver: The block Solver, in DFTB+'s words.
         start: Gross charges to start from, shape (n,), e; None for neutral atoms.
     """
 
     iterations: int
     temperature: float
-    mixing: tuple[float, int] | None = None
+    mixer: str | None = None
+    solver: str | None = None
     start: FloatArray | None = None
 
 
@@ -84,16 +86,13 @@ def write_input(
     elements = sorted(set(symbols))
     highest = dict(zip(symbols, parameters.highest_shells, strict=True))
     files = [f'    {a}-{b} = "{_quotable(find_file(settings, a, b))}"' for a in elements for b in elements]
-    third_order = mixer = start = ""
+    third_order = start = ""
     if settings.third_order:
         derivatives = dict(zip(symbols, parameters.hubbard_derivatives, strict=True))
         lines = "\n".join(f"    {element} = {derivatives[element]:.17g}" for element in elements)
         third_order = f"  ThirdOrderFull = Yes\n  HubbardDerivs {{\n{lines}\n  }}\n"
         if settings.damping_exponent is not None:
             third_order += f"  HCorrection = Damping {{ Exponent = {settings.damping_exponent:.17g} }}\n"
-    if variation.mixing is not None:
-        fraction, depth = variation.mixing
-        mixer = f"  Mixer = Anderson {{\n    MixingParameter = {fraction}\n    Generations = {depth}\n  }}\n"
     if variation.start is not None:
         lines = "\n".join(f"    {value:.17g}" for value in variation.start)
         start = f"  InitialCharges {{ AllAtomCharges {{\n{lines}\n  }} }}\n"
@@ -107,7 +106,11 @@ def write_input(
         files="\n".join(files),
         temperature=variation.temperature,
         start=start,
-        mixer=mixer,
+        solution="".join(
+            f"  {name} = {words}\n"
+            for name, words in (("Solver", variation.solver), ("Mixer", variation.mixer))
+            if words
+        ),
         version=PARSER_VERSION,
     )
 

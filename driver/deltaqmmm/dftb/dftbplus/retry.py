@@ -12,6 +12,8 @@ from deltaqmmm.dftb.dftbplus.process import Answer, Death, Setup
 from deltaqmmm.dftb.retry import ANNEALING, CAREFUL_DEPTH, CAREFUL_FRACTION, CAREFUL_LENGTHENING
 from deltaqmmm.results import FloatArray
 
+CAREFUL_MIXER = f"Anderson {{ MixingParameter = {CAREFUL_FRACTION}; Generations = {CAREFUL_DEPTH} }}"
+
 logger = logging.getLogger(__name__)
 
 
@@ -64,7 +66,7 @@ class SaferSetups:
         careful = replace(
             self._normal,
             iterations=CAREFUL_LENGTHENING * self._normal.iterations,
-            mixing=(CAREFUL_FRACTION, CAREFUL_DEPTH),
+            mixer=CAREFUL_MIXER,
         )
         hotter = [replace(careful, temperature=value) for value in ANNEALING if value > careful.temperature]
         return [("careful mixing", [careful]), ("annealing", [*hotter, careful])]

@@ -41,7 +41,7 @@ class Instance:
     def __init__(self, library: str, module: str) -> None:
         """Let DFTB+ read its input in the current folder."""
         self._library = library
-        self._calculator: Any = _load(module).DftbPlus(libpath=library, hsdpath=INPUT, logfile=None)
+        self._calculator: Any = load_module(module).DftbPlus(libpath=library, hsdpath=INPUT, logfile=None)
         self.n_atoms = int(self._calculator.get_nr_atoms())
         self._potential = np.zeros(self.n_atoms)
         self._calls = 0
@@ -120,7 +120,7 @@ def memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def _load(file: str) -> ModuleType:
+def load_module(file: str) -> ModuleType:
     """The module `dftbplus` of that file and no other; its environment may be that of another Python."""
     spec = importlib.util.spec_from_file_location("dftbplus", file, submodule_search_locations=[str(Path(file).parent)])
     if spec is None or spec.loader is None:
