@@ -15,17 +15,22 @@ CLOSEST = 0.1
 """Distance in bohr below which two atoms are refused: no Slater-Koster table reaches there."""
 
 
-def check_closed_shell(n_electrons: int, charge: int) -> None:
-    """Refuse a region whose electrons cannot all be paired.
+def check_electrons(n_electrons: int, n_orbitals: int, charge: int) -> None:
+    """Refuse electrons that cannot all be paired, or are too many or too few for the orbitals.
 
     Raises:
-        TopologyError: The number of electrons is odd.
+        TopologyError: The number of electrons is odd, negative, or more than the basis holds.
     """
     if n_electrons % 2:
         raise TopologyError(
             f"the QM region has {n_electrons} valence electrons at charge {charge:+d}: an odd number, "
             "and only closed shells are supported. Check [qm] charge and that the QM selection holds whole "
             "molecules."
+        )
+    if not 0 <= n_electrons <= 2 * n_orbitals:
+        raise TopologyError(
+            f"{n_electrons} valence electrons do not fit the {n_orbitals} orbitals of the QM "
+            f"region: check [qm] charge (it is {charge})."
         )
 
 

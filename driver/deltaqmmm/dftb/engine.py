@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
-from deltaqmmm.dftb.checks import check_closed_shell, pair_distances
+from deltaqmmm.dftb.checks import check_electrons, pair_distances
 from deltaqmmm.dftb.compiled import CompiledFrames
 from deltaqmmm.dftb.compiled.frames import TERMS
 from deltaqmmm.dftb.compiled.tables import basis_table, gamma_table, pair_table
@@ -34,7 +34,7 @@ from deltaqmmm.dftb.retry import self_consistent
 from deltaqmmm.dftb.rotation import d_matrices
 from deltaqmmm.dftb.scc import SCCSolution
 from deltaqmmm.dftb.settings import DFTBSettings
-from deltaqmmm.errors import ConvergenceError, TopologyError
+from deltaqmmm.errors import ConvergenceError
 from deltaqmmm.results import FloatArray
 
 logger = logging.getLogger(__name__)
@@ -100,15 +100,10 @@ class DFTBEngine:
         parameters = load_parameters(self.symbols, settings)
         self._reference = torch.as_tensor(parameters.electrons, device=self.device)
         self.n_electrons = round(float(parameters.electrons.sum())) - charge
-        check_closed_shell(self.n_electrons, charge)
         self._builder = MatrixBuilder(
             self.symbols, parameters.highest_shells, parameters.onsite, parameters.files, self.device
         )
-        if not 0 <= self.n_electrons <= 2 * self._builder.n_orbitals:
-            raise TopologyError(
-                f"{self.n_electrons} valence electrons do not fit the {self._builder.n_orbitals} orbitals of the QM "
-                f"region: check [qm] charge (it is {charge})."
-            )
+        check_electrons(self.n_electrons, self._builder.n_orbitals, charge)
         pairs = self._builder.pairs
         hydrogen = np.array([symbol == "H" for symbol in self.symbols])
         self._gamma = gamma_function(

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deltaqmmm.dftb.checks import check_closed_shell, pair_distances
+from deltaqmmm.dftb.checks import check_electrons, pair_distances
 from deltaqmmm.dftb.dftbplus.hsd import Variation, read_user_input, write_input
 from deltaqmmm.dftb.dftbplus.library import find_library
 from deltaqmmm.dftb.dftbplus.pool import Pool
@@ -85,7 +85,8 @@ class DFTBPlusEngine:
         Raises:
             ExternalToolError: DFTB+ is missing or cannot start.
             ParameterError: A Slater-Koster file or Hubbard derivative is missing, or the user's input cannot be used.
-            TopologyError: The number of electrons is odd (without an input of the user's own).
+            TopologyError: The number of electrons is odd or does not fit the basis (without an input of the user's
+                own).
         """
         self.symbols, self.charge, self.settings = tuple(symbols), charge, settings
         self.program = program or DFTBPlusSettings()
@@ -98,7 +99,8 @@ class DFTBPlusEngine:
         self._dispersion = None
         if self.program.hsd is None:
             self._parameters = load_parameters(self.symbols, settings)
-            check_closed_shell(round(float(self._parameters.electrons.sum())) - charge, charge)
+            n_orbitals = sum((shell + 1) ** 2 for shell in self._parameters.highest_shells)
+            check_electrons(round(float(self._parameters.electrons.sum())) - charge, n_orbitals, charge)
             normal = Variation(settings.max_scc_iterations, settings.electronic_temperature)
             if settings.dispersion == "d3bj":
                 self._dispersion = D3Dispersion(self.symbols, self.device)

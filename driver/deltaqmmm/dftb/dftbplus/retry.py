@@ -12,6 +12,8 @@ from deltaqmmm.dftb.dftbplus.process import Answer, Death, Setup
 from deltaqmmm.dftb.retry import ANNEALING, CAREFUL_DEPTH, CAREFUL_FRACTION, CAREFUL_LENGTHENING
 from deltaqmmm.results import FloatArray
 
+CAREFUL_CYCLES = 300
+"""At least so many: DFTB+ begins them all from neutral atoms or charges, without what it has learned of the mixing."""
 CAREFUL_MIXER = f"Anderson {{ MixingParameter = {CAREFUL_FRACTION}; Generations = {CAREFUL_DEPTH} }}"
 
 logger = logging.getLogger(__name__)
@@ -65,7 +67,7 @@ class SaferSetups:
             return [("a fresh start", [None])]
         careful = replace(
             self._normal,
-            iterations=CAREFUL_LENGTHENING * self._normal.iterations,
+            iterations=max(CAREFUL_LENGTHENING * self._normal.iterations, CAREFUL_CYCLES),
             mixer=CAREFUL_MIXER,
         )
         hotter = [replace(careful, temperature=value) for value in ANNEALING if value > careful.temperature]

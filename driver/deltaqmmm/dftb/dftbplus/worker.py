@@ -52,8 +52,10 @@ class Instance:
     def masses(self) -> FloatArray | None:
         """Masses of the atoms, atomic units; None where the library does not tell them."""
         handler = getattr(self._calculator, "_dftb_handler", None)
+        if handler is None:
+            return None
         function = getattr(ctypes.CDLL(self._library), "dftbp_get_masses", None)
-        if handler is None or function is None:
+        if function is None:
             return None
         function.restype = None
         found = np.empty(self.n_atoms)
