@@ -93,7 +93,8 @@ def main(descriptor: int) -> None:
         # They come to whole groups of processes; how this one ends is its owner's to say.
         signal.signal(number, signal.SIG_IGN)
     folder = os.getcwd()
-    threading.Thread(target=_end_with_owner, args=(folder,), daemon=True).start()
+    watch = threading.Thread(target=_end_with_owner, args=(folder,), daemon=True)
+    watch.start()
     connection = Connection(descriptor)
     setup = connection.recv()
     try:
@@ -103,15 +104,15 @@ def main(descriptor: int) -> None:
         return
     processed = Path(PROCESSED).read_text(errors="replace") if Path(PROCESSED).is_file() else None
     connection.send(("ready", instance.n_atoms, instance.masses(), processed))
-    while True:
-        try:
+    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
+        while True:
             positions, potentials = connection.recv()
-        except EOFError:
-            return
-        for frame in range(len(positions)):
-            connection.send((*instance.evaluate(positions[frame], potentials[frame]), memory()))
-            if os.fstat(1).st_size > MAX_OUTPUT:
-                os.ftruncate(1, 0)
+            for frame in range(len(positions)):
+                connection.send((*instance.evaluate(positions[frame], potentials[frame]), memory()))
+                if os.fstat(1).st_size > MAX_OUTPUT:
+                    os.ftruncate(1, 0)
+    # The owner has gone: the watch puts things in order.
+    watch.join()
 
 
 def memory() -> int:
