@@ -203,8 +203,11 @@ def _death(status: int | None, output: str) -> Death:
     """What the status and the end of the output tell."""
     *_, last = [("0", None), *_SCC_LINE.findall(output)]
     cycles, residual = int(last[0]), None if last[1] is None else float(last[1])
-    _, mark, message = output.rpartition("ERROR!")
+    before, mark, message = output.rpartition("ERROR!")
     if mark:
+        if "Code halting" in message:
+            # What is wrong with the input has been said as a warning.
+            message = before.rpartition("WARNING!")[2]
         words = " ".join(_message_lines(message))
         return Death(f'DFTB+ says "{words}"', by_dftbplus=True, cycles=cycles, residual=residual)
     if status is not None and status < 0:

@@ -55,10 +55,10 @@ _REFUSALS = (
         "potential that these give. Remove the block.",
     ),
     _Refusal(
-        "hamiltonian/electricfield/pointcharges",
+        "hamiltonian/electricfield",
         (),
-        "charges of the input would stay where they are and get no forces: the MM charges come through the external "
-        "potential. Remove them.",
+        "a field of the input would act on the QM region alone, and its charges would stay where they are and get no "
+        "forces: the field of the MM charges comes through the external potential. Remove the block.",
     ),
     _Refusal("hamiltonian/mdftb", (), "DFTB+ has no multipole expansion in the field of external charges."),
     _Refusal(
@@ -106,7 +106,10 @@ def check_user_input(
             raise ParameterError(f"{file}: {_spelt(processed, name)} = {value or '{...}'}: {refusal.reason}")
     forces = [found.get(f"analysis/{name}", "").lower() for name in ("calculateforces", "printforces")]
     if "yes" not in forces:
-        raise ParameterError(f"{file}: asks for no forces. Add Analysis {{ CalculateForces = Yes }}.")
+        raise ParameterError(
+            f"{file}: asks for no forces. Add Analysis {{ PrintForces = Yes }}, or CalculateForces = Yes with a "
+            "ParserVersion below 14."
+        )
     given = found.get("hamiltonian/charge", "0")
     if abs(float(given) - charge) > 1e-6:
         raise ParameterError(
@@ -117,9 +120,11 @@ def check_user_input(
 
 
 def entries(processed: str) -> Mapping[str, str]:
-    """Values by path, both without quotes and the paths in lower case; of a block the value is its type, if any.
+    """Values by path.
 
-    The text is in the plain form in which DFTB+ writes: one value, one opening or one closing brace in a line.
+    Values are without quotes, paths in lower case. Of a block the value is its type, if any, and "data" in it the last
+    line of its data. The text is in the plain form in which DFTB+ writes: one value, one opening or one closing brace
+    in a line.
     """
     found: dict[str, str] = {}
     path: list[str] = []
@@ -135,6 +140,8 @@ def entries(processed: str) -> Mapping[str, str]:
             found[key] = value
         elif line.strip() == "}" and path:
             path.pop()
+        elif line.strip():
+            found["/".join([*path, "data"])] = line.strip()
     return found
 
 
