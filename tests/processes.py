@@ -1,4 +1,4 @@
-"""Whether processes have ended."""
+"""Which processes there are, and whether they have ended (Linux)."""
 
 from __future__ import annotations
 
@@ -17,9 +17,20 @@ def ended(pids, seconds=10.0):
 
 
 def running(pid):
-    """Whether a process runs (Linux)."""
+    """Whether a process runs."""
+    return _status(pid)[0] != "Z"
+
+
+def children(pid):
+    """Processes whose parent is this one."""
+    found = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdecimal()]
+    return [one for one in found if _status(one)[1] == str(pid)]
+
+
+def _status(pid):
+    """State and parent of a process; those of one that has ended where there is none."""
     try:
-        # pid (command) state ...
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        # pid (command) state parent ...
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:2]
     except (FileNotFoundError, ProcessLookupError):
-        return False
+        return "Z", "0"
