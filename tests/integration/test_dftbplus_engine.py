@@ -173,12 +173,13 @@ def pair(tmp_path, topology, system):
         process.wait()
 
 
-def test_a_run_goes_on_where_a_worker_is_killed(pair):
+def test_a_run_goes_on_where_a_worker_is_killed(tmp_path, pair):
     ipi, driver, workers = pair(60)
     assert len(workers) == 2
     os.kill(workers[0], signal.SIGKILL)
     assert driver.wait(120) == 0
     assert ipi.wait(60) == 0
+    assert "ended by the signal SIGKILL (by hand, or for want of memory). Once more." in (tmp_path / "log").read_text()
     assert ended(workers)
 
 
