@@ -17,6 +17,7 @@ from deltaqmmm.cli.main import main
 from deltaqmmm.config import read_config
 from deltaqmmm.config.labels import label_settings
 from deltaqmmm.config.loading import load_potential
+from deltaqmmm.config.training import baseline_name
 from deltaqmmm.system import System
 from deltaqmmm.topology import load_topology
 from deltaqmmm.units import BOHR_IN_ANGSTROM
@@ -84,6 +85,35 @@ def test_what_is_said_of_it_and_what_a_label_means(tmp_path, dftbplus):
     assert f"DFTB3 3ob-3-1, DFTB+ {dftbplus.version} in 2 processes, {dftbplus.file}" in describe(loaded)
     labels = [label_settings(read_config(tmp_path / name), loaded.system) for name in ("config.toml", "builtin.toml")]
     assert labels[0] == labels[1], "both engines compute the same method, so a model of one fits the other"
+
+
+HSD = """
+Hamiltonian = DFTB {{
+  SCC = Yes
+  SCCTolerance = 1e-11
+  ThirdOrderFull = Yes
+  HubbardDerivs {{ H = -0.1857; C = -0.1492; N = -0.1535; O = -0.1575 }}
+  HCorrection = Damping {{ Exponent = 4.0 }}
+  MaxAngularMomentum {{ H = "s"; C = "p"; N = "p"; O = "p" }}
+  SlaterKosterFiles = Type2FileNames {{ Prefix = "{folder}/"; Separator = "-"; Suffix = ".skf" }}
+}}
+Analysis {{ CalculateForces = Yes }}
+ParserOptions {{ ParserVersion = 12 }}
+"""
+
+
+def test_an_input_of_the_user(tmp_path, frames, slater_koster_folder):
+    (tmp_path / "mine.hsd").write_text(HSD.format(folder=slater_koster_folder))
+    given = with_engine('hsd = "mine.hsd"', text=CONFIG.replace("scc_tolerance = 1e-11\n", ""))
+    ours, theirs = evaluate(tmp_path, frames, "ours", CONFIG), evaluate(tmp_path, frames, "theirs", given)
+    for one, other in zip(ours, theirs, strict=True):
+        assert one.get_potential_energy() == pytest.approx(other.get_potential_energy(), abs=1e-8)
+        assert np.abs(one.get_forces() - other.get_forces()).max() < 1e-5
+    loaded = load_potential(read_config(tmp_path / "theirs.toml"))
+    assert "as mine.hsd says, DFTB+" in describe(loaded)
+    baselines = [label_settings(read_config(tmp_path / f"{name}.toml"), loaded.system) for name in ("ours", "theirs")]
+    assert baselines[0] != baselines[1], "what the file says is not known"
+    assert baseline_name(loaded.config) == "DFTB+ (mine.hsd)"
 
 
 def test_forces_are_checked_by_the_command(tmp_path, capsys):

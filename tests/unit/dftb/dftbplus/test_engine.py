@@ -10,9 +10,10 @@ import torch
 from deltaqmmm.dftb import DFTBSettings
 from deltaqmmm.dftb.dftbplus import DFTBPlusSettings
 from deltaqmmm.dftb.dftbplus.hsd import Variation, write_input
-from deltaqmmm.dftb.dftbplus.process import Worker
+from deltaqmmm.dftb.dftbplus.process import Answer, Death, Worker
 from deltaqmmm.dftb.dftbplus.retry import SaferSetups
 from deltaqmmm.dftb.parameters import load_parameters
+from deltaqmmm.dftb.retry import ANNEALING
 from deltaqmmm.errors import ConvergenceError, ParameterError
 from tests.processes import ended
 from tests.unit.dftb.test_engine import frame, potential
@@ -135,3 +136,40 @@ def test_memory_is_flat(make_engine, monkeypatch):
         engine.evaluate(positions + moves[step % 20], phi)
     assert engine.processes == pids
     assert held[-1] - held[9] < 4 << 20
+
+
+def test_the_ladder_of_safer_setups(monkeypatch):
+    """Careful mixing; then hot electrons that cool down, each from the charges before; the cycles of all add up."""
+    seen = []
+
+    def attempt(self, variation, positions, charges):
+        seen.append(variation)
+        if variation.temperature == 0.0 and variation.start is None:
+            return Death("no", by_dftbplus=True, cycles=5, residual=0.1)
+        return Answer(-1.0, np.zeros((2, 3)), np.full(2, float(len(seen))), cycles=7, memory=0)
+
+    monkeypatch.setattr(SaferSetups, "_attempt", attempt)
+    safer = SaferSetups(lambda variation: None, Variation(100, 0.0), 1.0)
+    found = safer.solve(0, np.zeros((2, 3)), np.zeros(2), Death("first", by_dftbplus=True, cycles=100))
+    assert [variation.temperature for variation in seen] == [0.0, *ANNEALING, 0.0]
+    assert {variation.iterations for variation in seen} == {300}
+    assert all("Anderson" in variation.mixer for variation in seen)
+    assert [None if variation.start is None else variation.start[0] for variation in seen] == [
+        None,
+        None,
+        2.0,
+        3.0,
+        4.0,
+    ]
+    assert found.cycles == 100 + 5 + 4 * 7
+    assert found.charges[0] == 5.0
+
+
+def test_parameters_in_a_folder_with_a_long_path(make_engine, slater_koster_folder, tmp_path):
+    """DFTB+ reads file names into texts of a fixed length."""
+    folder = tmp_path / ("a" * 100) / ("b" * 100) / ("c" * 100)
+    folder.parent.mkdir(parents=True)
+    folder.symlink_to(slater_koster_folder)
+    symbols, charge, positions, phi = batch("water", 1)
+    engine = make_engine("dftb+", symbols, charge, DFTBSettings(parameter_folder=folder))
+    assert np.isfinite(float(engine.evaluate(positions, phi).energies))

@@ -98,6 +98,16 @@ def test_spin_with_derivatives_that_are_exact(tmp_path, slater_koster_folder, ma
     assert float((energies[0] - energies[1]) / 2e-3) == pytest.approx(float(result.gradients[0, 1, 2]), abs=2e-6)
 
 
+def test_orbital_potentials(water):
+    """DFTB+U: the test of derivatives at the first frame passes, and the energy is another one."""
+    _, _, positions = frame("water")
+    text = "OrbitalPotential { Functional = FLL; O { Shells = 2; UJ = 0.2 } }"
+    plain, corrected = (
+        water(hamiltonian=words).evaluate(positions[None], potential(3)[None]).energies for words in ("", text)
+    )
+    assert abs(float(plain - corrected)) > 1e-3
+
+
 def test_relative_paths_begin_beside_the_input_and_nothing_is_written_there(
     tmp_path, slater_koster_folder, make_engine
 ):
