@@ -2,8 +2,9 @@
 
 On 200 frames each of 300 K dynamics in boxes of 1,500 atoms (`deltaqmmm compare`, DFTB+ 25.1, SCC tolerance 1e-8) the
 largest differences were 2e-13 (uracil), 1.0e-10 (retinoate) and 5.5e-11 hartree (S-adenosylmethionine with cytosine),
-7e-9 e, and 5e-8, 1.7e-7 and 2.0e-7 hartree/bohr on QM atoms: DFTB+ differentiates its integrals numerically, which
-shows where a distance lies at a knot of a table. Forces on MM atoms, which have no integrals, agreed to 2e-10.
+7e-9 e, and 5e-8, 1.7e-7 and 2.0e-7 hartree/bohr on QM atoms. Few frames are beyond 1e-8 hartree/bohr: in these a
+distance lies at a grid point of a Slater-Koster table, where the interpolation that both share has a small kink. Our
+gradient is that of one side, and DFTB+ takes differences across. Forces on MM atoms agreed to 2e-10.
 """
 
 import numpy as np

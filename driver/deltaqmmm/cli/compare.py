@@ -245,7 +245,7 @@ def difference_figure(found: Sequence[Difference], results: Sequence[Results]) -
     right.set(yscale="log", xlabel="batch", ylabel="ms per frame")
     right.legend(fontsize=6.5, frameon=False)
     for axis in (left, right):
-        axis.tick_params(labelsize=7)
+        axis.tick_params(which="both", labelsize=7)
         axis.xaxis.label.set_size(8)
         axis.yaxis.label.set_size(8)
         axis.spines[["top", "right"]].set_visible(False)
