@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -39,6 +40,10 @@ POSITION_STEP = 2e-3
 TOLERANCE = 2e-3
 """Relative to the norm of the charges (but 1 e at least), and of the gradient (but 0.1 hartree/bohr at least): a method
 that does not fit is far off, and the default SCC tolerance of DFTB+ is wide."""
+
+
+WIDE_TOLERANCE = 1e-6
+"""SCC tolerance of a user's input beyond which it is warned of; DFTB+'s default is 1e-5."""
 
 
 @dataclass(frozen=True)
@@ -140,12 +145,27 @@ class DFTBPlusEngine:
             raise ParameterError(f"{hsd}: {error}{hint if '..' in hsd.read_text() else ''}") from error
         if hsd is not None:
             try:
-                check_user_input(
+                tolerance = check_user_input(
                     hsd, readiness.processed, readiness.n_atoms, readiness.masses, self.symbols, self.charge
                 )
             except BaseException:
                 self.close()
                 raise
+            self._take_tolerance(hsd, tolerance)
+
+    def _take_tolerance(self, hsd: Path, tolerance: float | None) -> None:
+        """The settings tell the tolerance with which DFTB+ computes."""
+        if tolerance is None:
+            return
+        self.settings = replace(self.settings, scc_tolerance=min(tolerance, 1e-3))
+        if tolerance > WIDE_TOLERANCE:
+            logger.warning(
+                "%s: SCCTolerance = %g e: forces are as inexact, and a run that conserves energy drifts. Our own "
+                "engine takes %g.",
+                hsd,
+                tolerance,
+                DFTBSettings().scc_tolerance,
+            )
 
     def evaluate(self, positions: Tensor, potentials: Tensor) -> DFTBPlusResult:
         """Energies, gradients and charges of B frames.

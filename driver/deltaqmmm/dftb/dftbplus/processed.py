@@ -79,7 +79,7 @@ def check_user_input(
     masses: FloatArray | None,
     symbols: Sequence[str],
     charge: int,
-) -> None:
+) -> float | None:
     """Refuse an input whose results would not be those of the QM region in its external potential.
 
     Args:
@@ -89,6 +89,9 @@ def check_user_input(
         masses: Their masses, atomic units; None where DFTB+ does not tell them.
         symbols: Elements of the QM region.
         charge: Total charge of the QM region, e.
+
+    Returns:
+        Its SCC tolerance, e, where DFTB+ tells it.
 
     Raises:
         ParameterError: A setting is not possible here, or it is for another molecule.
@@ -117,6 +120,8 @@ def check_user_input(
             "the file."
         )
     _check_atoms(file, n_atoms, masses, symbols)
+    tolerance = found.get("hamiltonian/scctolerance")
+    return None if tolerance is None else float(tolerance)
 
 
 def entries(processed: str) -> Mapping[str, str]:

@@ -13,7 +13,7 @@ import pytest
 from deltaqmmm.dftb.dftbplus import pool as pool_module
 from deltaqmmm.dftb.dftbplus.library import Library
 from deltaqmmm.dftb.dftbplus.pool import Pool
-from deltaqmmm.dftb.dftbplus.process import Answer, Death, Setup
+from deltaqmmm.dftb.dftbplus.process import Answer, Death, Setup, Worker
 from deltaqmmm.errors import ExternalToolError
 from tests.processes import ended
 from tests.unit.dftb.dftbplus import fake
@@ -128,6 +128,25 @@ def test_a_worker_that_grows_is_renewed_and_others_are_not(make_pool, monkeypatc
     check_answers(pool.compute(*given), *given)
     assert pool.processes != first
     assert ended(first)
+
+
+def test_a_worker_that_is_killed_as_it_starts_is_replaced(make_pool, monkeypatch, caplog):
+    pool = make_pool(2)
+    given = frames(0.0, 0.0)
+    pool.start()
+    receive = Worker.receive_readiness
+    killed = []
+
+    def unlucky(self):
+        if not killed:
+            killed.append(self.process.pid)
+            self.process.kill()
+        return receive(self)
+
+    monkeypatch.setattr(Worker, "receive_readiness", unlucky)
+    check_answers(pool.compute(*given), *given)
+    assert "could not start" in caplog.text
+    assert ended(killed)
 
 
 def test_what_dftbplus_says_at_start_is_told(make_pool, setup):

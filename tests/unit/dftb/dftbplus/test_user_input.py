@@ -37,7 +37,7 @@ ParserOptions {{ ParserVersion = 12 }}
 WATER = """
 Hamiltonian = DFTB {{
   SCC = Yes
-  SCCTolerance = 1e-10
+  SCCTolerance = {tolerance}
   {hamiltonian}
   MaxAngularMomentum {{ O = "p"; H = "s" }}
   SlaterKosterFiles = Type2FileNames {{ Prefix = "{folder}/"; Separator = "-"; Suffix = ".skf" }}
@@ -53,11 +53,11 @@ SETTINGS = DFTBSettings()
 def water(tmp_path, slater_koster_folder, make_engine):
     """water(hamiltonian=..., forces=..., rest=...): an engine for an input of its own."""
 
-    def make(hamiltonian="", forces="Yes", rest="", parser="", symbols=("O", "H", "H"), charge=0):
+    def make(hamiltonian="", forces="Yes", rest="", parser="", tolerance="1e-10", symbols=("O", "H", "H")):
         hsd = tmp_path / "dftb_in.hsd"
-        words = {"hamiltonian": hamiltonian, "forces": forces, "rest": rest, "parser": parser}
+        words = {"hamiltonian": hamiltonian, "forces": forces, "rest": rest, "parser": parser, "tolerance": tolerance}
         hsd.write_text(WATER.format(folder=slater_koster_folder, **words))
-        return make_engine("dftb+", symbols, charge, SETTINGS, hsd=hsd)
+        return make_engine("dftb+", symbols, 0, SETTINGS, hsd=hsd)
 
     return make
 
@@ -98,6 +98,12 @@ def test_spin_with_derivatives_that_are_exact(tmp_path, slater_koster_folder, ma
     assert float((energies[0] - energies[1]) / 2e-3) == pytest.approx(float(result.gradients[0, 1, 2]), abs=2e-6)
 
 
+@pytest.mark.parametrize(("tolerance", "warned"), [(1e-5, True), (1e-7, False)])
+def test_a_wide_tolerance_is_known_and_warned_of(water, caplog, tolerance, warned):
+    assert water(tolerance=f"{tolerance:g}").settings.scc_tolerance == tolerance
+    assert ("a run that conserves energy drifts" in caplog.text) == warned
+
+
 def test_orbital_potentials(water):
     """DFTB+U: the test of derivatives at the first frame passes, and the energy is another one."""
     _, _, positions = frame("water")
@@ -114,9 +120,8 @@ def test_relative_paths_begin_beside_the_input_and_nothing_is_written_there(
     (tmp_path / "slako").symlink_to(slater_koster_folder)
     (tmp_path / "water.gen").write_text("3 C\nO H\n1 1 0 0 0\n2 2 0 0 1\n3 2 0 1 0\n")
     (tmp_path / "detailed.out").write_text("mine")
-    text = WATER.format(
-        folder="slako", hamiltonian="", forces="Yes", rest='Geometry = GenFormat {\n<<< "water.gen"\n}', parser=""
-    )
+    geometry = 'Geometry = GenFormat {\n<<< "water.gen"\n}'
+    text = WATER.format(folder="slako", hamiltonian="", forces="Yes", rest=geometry, parser="", tolerance="1e-8")
     (tmp_path / "my.hsd").write_text(text)
     before = sorted(tmp_path.iterdir())
     _, _, positions = frame("water")
