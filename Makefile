@@ -16,8 +16,11 @@ SINGLE_THREADED := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 DEMO_STAMP := $(VENV)/.installed-demo
 TEST_STAMP := $(VENV)/.installed-test
 
+# PLUMED for the tests: a kernel and the module `plumed`, which this wheel carries. What else it needs is not wanted here.
+PLUMED_WHEEL := $(shell sed -n 's/^\# \(hillclimber==.*\)/\1/p' constraints.txt)
+
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-quick lint format types bench clean
+.PHONY: help install demo test test-quick physics lint format types bench clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +40,8 @@ $(DEMO_STAMP): $(BIN)/python pyproject.toml constraints.txt
 
 $(TEST_STAMP): $(BIN)/python pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet $(PIP_FLAGS) -c constraints.txt -e '.[test]'
+	@$(BIN)/python -m pip install --disable-pip-version-check --quiet $(PIP_FLAGS) --no-deps $(PLUMED_WHEEL) || \
+	  echo "make: no wheel of $(PLUMED_WHEEL) for this platform: the tests that need PLUMED are skipped" >&2
 	@touch $@ $(DEMO_STAMP)
 
 install: $(DEMO_STAMP)  ## create .venv with deltaqmmm and i-PI in it
@@ -48,7 +53,10 @@ test: lint types  ## lint, format check, types, import rules, and every test
 	$(SINGLE_THREADED) $(BIN)/python -m pytest -n $(PYTEST_WORKERS) $(PYTEST_FLAGS)
 
 test-quick: $(TEST_STAMP)  ## only the tests not marked slow
-	$(SINGLE_THREADED) $(BIN)/python -m pytest -n $(PYTEST_WORKERS) -m "not slow" $(PYTEST_FLAGS)
+	$(SINGLE_THREADED) $(BIN)/python -m pytest -n $(PYTEST_WORKERS) -m "not slow and not physics" $(PYTEST_FLAGS)
+
+physics: $(TEST_STAMP)  ## the physics of ipi_inputs: simulations of minutes each, against theory and each other
+	$(SINGLE_THREADED) $(BIN)/python -m pytest -m physics tests/physics $(PYTEST_FLAGS)
 
 lint: $(TEST_STAMP)  ## ruff (lint and format) and import-linter
 	$(BIN)/ruff check .
@@ -70,5 +78,5 @@ bench: $(DEMO_STAMP)  ## times beside DFTB+, sander, OpenMM, LAPACK and i-PI (ab
 
 clean:  ## remove .venv and everything that can be made again
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
-	rm -rf driver/*.egg-info examples/uracil_water/demo
+	rm -rf driver/*.egg-info examples/uracil_water/demo ipi_inputs/*/study
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

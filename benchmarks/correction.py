@@ -15,6 +15,7 @@ import torch
 from benchmarks.measurements import Result
 from benchmarks.programs import Program
 from benchmarks.systems import ROOT
+from deltaqmmm.threads import side_by_side, threads_of_loops
 
 EXAMPLE = ROOT / "examples" / "uracil_water"
 FRAME_STEP_BOHR = 1e-3
@@ -28,7 +29,7 @@ class CorrectionProgram:
     Args:
         folder: For the configuration.
         name: One of `MODELS`.
-        threads: Of torch.
+        threads: Of the QM side.
         batch: Frames in a batch.
         device: Where torch computes.
     """
@@ -68,16 +69,20 @@ class CorrectionProgram:
         return rows
 
     def _floor(self):
-        """The matrix products of all layers, forwards and backwards."""
+        """The matrix products of all layers, forwards and backwards, on as many threads as our loops."""
         network, n_rows = self._network, self._positions.shape[0] * len(self._loaded.system.qm_symbols)
         widths = [network.n_features, *network.hidden, 1]
         pairs = [
             (torch.ones(network.n_members, n_rows, a).double(), torch.ones(network.n_members, a, b).double())
             for a, b in pairwise(widths)
         ]
+
+        def multiply(rows):
+            for left, right in pairs:
+                torch.bmm(torch.bmm(left[:, rows], right), right.transpose(1, 2))
+
         start = time.perf_counter()
-        for left, right in pairs:
-            torch.bmm(torch.bmm(left, right), right.transpose(1, 2))
+        side_by_side(multiply, n_rows, threads_of_loops())
         return time.perf_counter() - start
 
 

@@ -6,7 +6,7 @@ made of them here keeps that form, so that one pass of automatic differentiation
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deltaqmmm.embedding import EmbeddedFrames
 from deltaqmmm.errors import ConfigError
 from deltaqmmm.ml import CommitteeResult
 from deltaqmmm.results import FloatArray
@@ -209,22 +208,24 @@ class MemberDeviations:
         }
 
 
-def member_deviations(committee: Committee, frames: EmbeddedFrames, leaves: Sequence[Tensor]) -> MemberDeviations:
-    """The members one by one, through the whole embedding: as many backward passes as there are members.
+def member_deviations(
+    committee: Committee, pull_back: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor | None]]
+) -> MemberDeviations:
+    """The members one by one, through the whole embedding: as many passes back as there are members.
 
     Args:
         committee: The committee.
-        frames: What it was given, not detached.
-        leaves: Positions (B, N, 3) and, where strain derivatives are wanted, strains (B, 3, 3).
+        pull_back: From gradients as `Committee.seeds` gives them to those by positions (B, N, 3) and, where strain
+            derivatives are wanted, by strains (B, 3, 3).
     """
-    outputs = [frames.qm_positions, frames.mm_positions, frames.mm_charges]
-    gradients = []
+    gradients, strains = [], []
     for weights in committee.member_weights - committee.weights:
-        seeds = [seed.to(leaves[0]) for seed in committee.seeds(weights)]
-        gradients.append(torch.autograd.grad(outputs, list(leaves), seeds, retain_graph=True))
-    by_leaf = [torch.stack(column, dim=1).cpu().numpy() for column in zip(*gradients, strict=True)]
+        by_position, by_strain = pull_back(*committee.seeds(weights))
+        gradients.append(by_position)
+        strains += [] if by_strain is None else [by_strain]
     energies = (committee.member_energies - committee.energies).T.cpu().numpy()
-    return MemberDeviations(energies, -by_leaf[0], by_leaf[1] if len(by_leaf) > 1 else None)
+    forces = -torch.stack(gradients, dim=1).cpu().numpy()
+    return MemberDeviations(energies, forces, torch.stack(strains, dim=1).cpu().numpy() if strains else None)
 
 
 def force_spreads(result: CommitteeResult) -> Tensor | None:

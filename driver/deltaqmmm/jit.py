@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numba
+import scipy.linalg.cython_blas  # noqa: F401 - the library must be there before its threads can be limited
+from threadpoolctl import ThreadpoolController
 
 # Division by zero is not looked for: a branch in a loop is in the way of vector instructions.
 _OPTIONS: dict[str, Any] = {"nogil": True, "no_cfunc_wrapper": True, "error_model": "numpy"}
@@ -33,6 +35,13 @@ def _state_of_sources(function: Callable[..., Any]) -> str:
     folder = Path(function.__code__.co_filename).resolve().parent
     files = [Path(__file__), *sorted(folder.glob("*.py")), *sorted(folder.parent.glob("*.py"))]
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
+
+
+def keep_blas_on_one_thread() -> None:
+    """Keep the linear algebra that numba calls, SciPy's OpenBLAS, on the thread that calls it."""
+    for library in ThreadpoolController().lib_controllers:
+        if library.user_api == "blas" and "scipy.libs" in library.filepath:
+            library.set_num_threads(1)
 
 
 class Kernel:

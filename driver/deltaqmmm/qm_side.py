@@ -38,8 +38,8 @@ logger = logging.getLogger(__name__)
 class Embedding(Protocol):
     """Turns frames into what the QM side sees."""
 
-    def __call__(self, positions: Tensor, cells: Tensor | None) -> EmbeddedFrames:
-        """Embed B frames, differentiably: positions (B, N, 3) and cells (B, 3, 3), bohr."""
+    def __call__(self, positions: Tensor, cells: Tensor | None, *, by_cells: bool = False) -> EmbeddedFrames:
+        """Embed B frames: positions (B, N, 3) and cells (B, 3, 3), bohr; say whether cells are differentiated."""
 
 
 class QMResult(Protocol):
@@ -185,18 +185,20 @@ class QMSide:
 
     def _evaluate(self, positions: FloatArray, cells: FloatArray | None) -> QMSideResult:
         start = time.perf_counter()
-        leaves, frames = self._embed(positions, cells)
+        given = torch.as_tensor(positions, device=self._device)
+        given_cells = None if cells is None else torch.as_tensor(cells, device=self._device)
+        frames = self._embedding(given, given_cells, by_cells=self._virial)
+        back = _WayBack(frames, given, given_cells, self._virial)
         seconds = {"embedding": time.perf_counter() - start}
-        outputs: list[Tensor] = []
-        seeds: list[Tensor] = []
+        by_qm: Tensor | None = None
+        by_site = by_charge = by_potential = None
         terms: dict[str, FloatArray] = {}
         extras: dict[str, npt.NDArray[np.generic]] = {}
         members = None
         if self._qm is not None:
             start = time.perf_counter()
-            qm = self._qm.evaluate(frames.qm_positions, frames.potentials)
-            outputs += [frames.qm_positions, frames.potentials]
-            seeds += [qm.gradients, qm.charges]
+            qm = self._qm.evaluate(frames.qm_positions.detach(), frames.potentials.detach())
+            by_qm, by_potential = qm.gradients, qm.charges
             terms["dftb"] = _numpy(qm.energies)
             extras["qm_charges"], extras["qm_dipole"] = _numpy(qm.charges), _numpy(qm.dipoles)
             extras["scc_iterations"] = qm.iterations.cpu().numpy()
@@ -204,40 +206,55 @@ class QMSide:
         if self._correction is not None:
             start = time.perf_counter()
             committee = self._correct(self._correction, frames)
-            outputs += [frames.qm_positions, frames.mm_positions, frames.mm_charges]
-            seeds += committee.seeds(committee.weights)
+            seed, by_site, by_charge = committee.seeds(committee.weights)
+            by_qm = seed if by_qm is None else by_qm + seed
             terms["correction"] = _numpy(committee.energies)
             extras.update(_spread_extras(committee))
             if self._committee.extras:
-                members = member_deviations(committee, frames, leaves)
+                members = member_deviations(committee, back)
             seconds["correction"] = time.perf_counter() - start
         start = time.perf_counter()
-        gradients = torch.autograd.grad(outputs, leaves, [seed.to(leaves[0]) for seed in seeds])
-        forces = -_numpy(gradients[0])
-        strain_derivatives = _numpy(gradients[1]) if self._virial else None
+        gradients, by_strain = back(by_qm, by_site, by_charge, by_potential)
+        forces = _numpy(gradients)
+        np.negative(forces, out=forces)
+        strain_derivatives = None if by_strain is None else _numpy(by_strain)
         seconds["embedding"] += time.perf_counter() - start
         return QMSideResult(forces, strain_derivatives, terms, extras, members, seconds)
-
-    def _embed(self, positions: FloatArray, cells: FloatArray | None) -> tuple[list[Tensor], EmbeddedFrames]:
-        """The embedded frames, and what they are differentiated by: positions (B, N, 3) and strains (B, 3, 3)."""
-        leaf = torch.as_tensor(positions, device=self._device).requires_grad_()
-        leaves = [leaf]
-        embedded_positions: Tensor = leaf
-        embedded_cells = None if cells is None else torch.as_tensor(cells, device=self._device)
-        if self._virial:
-            # r -> r (1 + strain), h -> h (1 + strain) at strain zero.
-            strain = torch.zeros(len(leaf), 3, 3, dtype=leaf.dtype, device=self._device).requires_grad_()
-            leaves.append(strain)
-            embedded_positions = leaf + leaf @ strain
-            if embedded_cells is not None:
-                embedded_cells = embedded_cells + embedded_cells @ strain
-        return leaves, self._embedding(embedded_positions, embedded_cells)
 
     def _correct(self, correction: Correction, frames: EmbeddedFrames) -> Committee:
         result = correction.evaluate(
             frames.qm_positions.detach(), frames.mm_positions.detach(), frames.mm_charges.detach(), frames.mm_sites
         )
         return combine(result, self._committee)
+
+
+@dataclass(frozen=True)
+class _WayBack:
+    """From derivatives by what the QM side sees to those by positions (B, N, 3) and, with virial, strains (B, 3, 3)."""
+
+    frames: EmbeddedFrames
+    positions: Tensor
+    cells: Tensor | None
+    virial: bool
+
+    def __call__(
+        self,
+        by_qm: Tensor | None,
+        by_site: Tensor | None,
+        by_charge: Tensor | None,
+        by_potential: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        by_qm, by_site, by_charge, by_potential = (
+            None if one is None else one.to(self.positions) for one in (by_qm, by_site, by_charge, by_potential)
+        )
+        by_position, by_cell = self.frames.way_back(by_qm, by_site, by_charge, by_potential)
+        if not self.virial:
+            return by_position, None
+        # r -> r (1 + strain), h -> h (1 + strain) at strain zero.
+        by_strain = self.positions.mT @ by_position
+        if self.cells is not None and by_cell is not None:
+            by_strain = by_strain + self.cells.mT @ by_cell
+        return by_position, by_strain
 
 
 def _joined(parts: Sequence[QMSideResult]) -> QMSideResult:

@@ -143,6 +143,41 @@ def test_a_kill_and_another_run(work):
     assert len(read(work.output, index=":")) == 4
 
 
+def test_a_killed_run_goes_on_where_it_was(work):
+    """From i-PI's checkpoint, written every 100 steps, and as if nothing had happened; so it does once it is at its
+    end."""
+    flags = ["--beads", 2, "--steps", 360, "--count", 4]
+    assert main(words(work, *flags, "--folder", work.folder / "unbroken", output=work.folder / "unbroken.xyz")) == 0
+    table = work.runs / "320K_2" / "run.out"
+    process = start(work, *flags)
+    try:
+        wait_until(lambda: last_step(table) > 110, PATIENCE, "the first checkpoint")
+    finally:
+        process.kill()
+        process.wait()
+    wait_until(lambda: not processes_in(work.folder), PATIENCE, "the end of i-PI and the driver")
+    assert last_step(table) < 350
+    assert main(words(work, *flags)) == 0
+    log = (work.runs / "320K_2" / "ipi.log").read_text()
+    assert re.findall(r"timings at MD step +(\d+)", log)[0] in ("200", "300")
+    assert_same_runs(work, 181)
+    # Killed between the end of i-PI and the mark of a finished run.
+    (work.runs / "320K_2" / "complete.json").unlink()
+    work.output.unlink()
+    assert main(words(work, *flags)) == 0
+    assert_same_runs(work, 181)
+
+
+def assert_same_runs(work, frames):
+    for name in ("run.pos_0.xyz", "run.pos_1.xyz"):
+        one, other = (read(place / "320K_2" / name, index=":") for place in (work.folder / "unbroken", work.runs))
+        assert len(one) == len(other) == frames
+        for a, b in zip(one, other, strict=True):
+            np.testing.assert_allclose(a.positions, b.positions, atol=1e-5)
+    for a, b in zip(read(work.folder / "unbroken.xyz", index=":"), read(work.output, index=":"), strict=True):
+        assert (a.info["bead"], a.info["step"]) == (b.info["bead"], b.info["step"])
+
+
 def test_a_stop_and_a_driver_that_dies(work):
     steps = ["--steps", 8, 100_000, "--parallel", 1, "--count", 4]
     process = start(work, *steps)

@@ -72,7 +72,6 @@ def _check_numbers(options: BuildOptions) -> None:
     positive = {
         "nbeads": options.nbeads,
         "steps": options.steps,
-        "threads": options.threads,
         "temperature_kelvin": options.temperature_kelvin,
         "timestep_femtosecond": options.timestep_femtosecond,
         "solute_gap_angstrom": options.solute_gap_angstrom,
@@ -89,6 +88,7 @@ def _check_numbers(options: BuildOptions) -> None:
         "equilibrate_ps": options.equilibrate_ps,
         "padding_angstrom": options.padding_angstrom,
         "seed": options.seed,
+        "threads": options.threads,
     }
     for name, number in zero_or_more.items():
         if number is not None and not (math.isfinite(number) and number >= 0):

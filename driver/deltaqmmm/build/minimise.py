@@ -64,7 +64,8 @@ def relax(
         equilibrate_ps: Length of the dynamics, ps; 0 for none.
         temperature_kelvin: Its temperature.
         pressure_bar: Pressure, or None for constant volume.
-        threads: CPU threads. Only with one thread does the same seed give the same positions to the last bit.
+        threads: CPU threads, 0 for as many as OpenMM takes by itself. Only with one thread does the same seed give
+            the same positions to the last bit.
         seed: Seed of velocities, friction and volume moves.
         show_progress: Whether to draw a progress bar.
 
@@ -85,7 +86,8 @@ def relax(
     integrator = openmm.LangevinMiddleIntegrator(temperature_kelvin, _FRICTION_PER_PS, _TIMESTEP_PS)
     integrator.setRandomNumberSeed(seed)
     platform = openmm.Platform.getPlatformByName("CPU")
-    context = openmm.Context(system, integrator, platform, {"Threads": str(threads), "DeterministicForces": "true"})
+    properties = {"DeterministicForces": "true"} | ({"Threads": str(threads)} if threads else {})
+    context = openmm.Context(system, integrator, platform, properties)
     context.setPositions(start)
     energy = None
     if minimise:

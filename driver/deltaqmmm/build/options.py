@@ -52,7 +52,8 @@ class BuildOptions:
         timestep_femtosecond: Time step in input.xml.
         steps: Number of steps in input.xml.
         ensemble: "nvt" or "nve" in input.xml.
-        threads: CPU threads, written to config.toml.
+        threads: CPU threads, for the preparation and in config.toml; 0 for all that there are, then and at each start
+            of the driver.
         seed: Seed of every random choice.
         reproducible: Prepare with one CPU thread, so that the same options and seed give the same files to the last bit
             on the same machine. False uses `threads` threads, faster for large boxes.
@@ -89,7 +90,7 @@ class BuildOptions:
     timestep_femtosecond: float = 0.5
     steps: int = 1000
     ensemble: str = "nvt"
-    threads: int = 2
+    threads: int = 0
     seed: int = 1
     reproducible: bool = True
     overwrite: bool = False

@@ -36,7 +36,7 @@ platform = "CPU"                       # OpenMM platform: "CPU", "CUDA", "auto",
 {switch}virial = false                         # true for constant-pressure runs
 
 [driver]
-{threads:<38} # CPU threads
+{threads:<38} # CPU threads; 0: all that the driver is given
 """
 
 _CUTOFF_EMBEDDING = """\

@@ -125,7 +125,7 @@ def _add_run(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--steps", type=int, default=1000, metavar="N", help="default 1000")
     group.add_argument("--ensemble", choices=("nvt", "nve"), default="nvt", help="default %(default)s")
     group.add_argument(
-        "--threads", type=int, default=2, metavar="N", help="CPU threads, now and in config.toml (default 2)"
+        "--threads", type=int, default=0, metavar="N", help="CPU threads, now and in config.toml (default 0: all)"
     )
 
 

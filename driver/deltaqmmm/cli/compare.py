@@ -125,18 +125,17 @@ def engines(config: Config) -> tuple[tuple[str, str], tuple[Potential, Potential
     Raises:
         DeltaqmmmError: One of them cannot be made.
     """
-    import torch
-
     from deltaqmmm.config.parts import builtin_engine, cutoff_settings, dftbplus_engine, load_split, torch_device
     from deltaqmmm.config.threads import share_threads
     from deltaqmmm.embedding import CutoffEmbedding
     from deltaqmmm.potential import Potential
+    from deltaqmmm.threads import choose_threads
 
-    torch.set_num_threads(share_threads(config).torch)
     device = torch_device(config)
     _, system = load_split(config)
     embedding = CutoffEmbedding(system, cutoff_settings(config), device)
     ours, theirs = builtin_engine(config, system, device), dftbplus_engine(config, system, device)
+    choose_threads(share_threads(config).torch, compiled=ours.compiled)
     method = f"{config.dftb.model.upper()} {config.dftb.parameters}"
     workers = theirs.program.workers
     described = (

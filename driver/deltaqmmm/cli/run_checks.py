@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import logging
 import os
 import socket
 import subprocess
@@ -11,15 +12,18 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from deltaqmmm.cases.batches import batched, frames_of_systems, systems
 from deltaqmmm.config import Config
 from deltaqmmm.errors import InputError
 from deltaqmmm.ipi.connection import InetAddress, UnixAddress
-from deltaqmmm.ipi.simulation import ForceSocket, Simulation, StartFile, read_simulation
+from deltaqmmm.ipi.simulation import ForceSocket, Simulation, StartFile, parse_input, read_simulation
 from deltaqmmm.units import ANGSTROM
 
 TERMS = ("mm", "dftb", "correction")
 """The names of the terms, as `deltaqmmm.potential` has them, which is not imported for its weight."""
 _PLUMED_SECONDS = 60.0
+
+logger = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -89,6 +93,36 @@ def check_files(folder: Path, simulation: Simulation) -> None:
             raise InputError(
                 f"{simulation.file}: {file.element} names '{file.name}', and there is no such file: correct the name, "
                 f"which is relative to {folder}."
+            )
+    check_replicas(simulation)
+
+
+def check_replicas(simulation: Simulation) -> None:
+    """Raise `InputError` for replica exchange with one replica, and warn of batches that are never full.
+
+    i-PI fills up a batch with copies, which are computed too.
+    """
+    root = parse_input(simulation.file)
+    number = sum(count for _, count in systems(root))
+    if next(root.iter("remd"), None) is not None and number < 2:
+        raise InputError(
+            f"{simulation.file}: <remd> exchanges replicas, and there is one <system>: give two or more, each with its "
+            "temperature (an <instance> of <system_template>), or remove <smotion>."
+        )
+    together = root.get("threading", "True").strip().lower() == "true"
+    for element, name in batched(root):
+        text = (element.findtext("batch_size") or "").strip()
+        size, frames = int(text) if text.isdigit() else 1, frames_of_systems(root, name)
+        most = sum(frames) if together else max(frames, default=0)
+        if size > most > 0:
+            logger.warning(
+                "%s: <batch_size> of '%s' is %d, and i-PI has at most %d frames for it at once: it fills up every "
+                "batch with copies, which cost as much. Give %d, or a part of that.",
+                simulation.file,
+                element.get("name", "").strip(),
+                size,
+                most,
+                most,
             )
 
 
@@ -179,8 +213,9 @@ def check_plumed(simulation: Simulation, ipi: Path) -> None:
         reason = (result.stderr.strip().splitlines() or ["no reason given"])[-1]
         raise InputError(
             f"{simulation.file}: <ffplumed> needs PLUMED, which {interpreter[-1]}, the Python of i-PI, cannot load "
-            f"({reason}). Install it there: `conda install -c conda-forge plumed py-plumed`, or `pip install plumed` "
-            "with PLUMED_KERNEL set to the libplumedKernel.so of an installed PLUMED."
+            f"({reason}). Install it there: `pip install --no-deps hillclimber` (Python module and kernel), or `conda "
+            "install -c conda-forge plumed py-plumed`, or `pip install plumed` with PLUMED_KERNEL set to the "
+            "libplumedKernel.so of an installed PLUMED."
         )
 
 

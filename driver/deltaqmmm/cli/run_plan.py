@@ -20,8 +20,9 @@ from deltaqmmm.cli.run_checks import (
 )
 from deltaqmmm.config import Config, read_config
 from deltaqmmm.errors import InputError
+from deltaqmmm.ipi.plumed import restore_states, warnings
 from deltaqmmm.ipi.processes import find_ipi, make_socket_folder
-from deltaqmmm.ipi.restart import Found, cut_back, find_checkpoint, made_no_step, old_files, set_aside
+from deltaqmmm.ipi.restart import Found, cut_back, find_checkpoint, made_no_step, old_files, plumed_runs, set_aside
 from deltaqmmm.ipi.simulation import Simulation, read_simulation
 
 _LOGS = re.compile(r"#?(ipi|driver(_.+)?)\.log(#\d+#)?")
@@ -77,6 +78,7 @@ def make_plan(options: argparse.Namespace) -> Plan | None:
         return None
     check_files(folder, simulation)
     check_plumed(simulation, find_ipi())
+    plumed_runs(folder, simulation)
     sockets = make_socket_folder()
     try:
         check_sockets(simulation, f"{sockets}{os.sep}")
@@ -134,11 +136,10 @@ def clear_the_way(plan: Plan, options: argparse.Namespace) -> None:
                 f"The outputs were further than that, or ended in half a line: what is later than step "
                 f"{plan.simulation.step} in {names} now stands in {kept.name}/.",
             )
-            if plan.simulation.plumed:
-                say(
-                    options,
-                    "Note: what PLUMED wrote after that step (HILLS, COLVAR) is still in its files: cut it there.",
-                )
+        runs = plumed_runs(plan.folder, plan.simulation)
+        restore_states(plan.folder, runs)
+        for text in warnings(plan.folder, runs):
+            say(options, f"Note: {text}")
         return
     if plan.old and made_no_step(plan.old, plan.start):
         for file in plan.old:

@@ -19,7 +19,7 @@ from deltaqmmm.config.threads import available_cores
 from deltaqmmm.errors import InputError
 
 if TYPE_CHECKING:
-    from deltaqmmm.cli.sample_runs import RunPlan
+    from deltaqmmm.cli.sample_folders import RunPlan
 
 DESCRIPTION = """\
 Run i-PI with this driver at every combination of temperatures and beads, and choose frames for `deltaqmmm label`.
@@ -28,7 +28,8 @@ A run of a few picoseconds sees few arrangements of the molecules around the sol
 start structures of a long simulation with the force field alone see more, and such frames make better networks.
 
 Each run has a folder below OUTPUT.runs (--folder). The same command goes on after any interruption: finished runs are
-kept, one that was under way begins again. With another --count, --pick or --discard the runs are not repeated.
+kept, one that was under way goes on from i-PI's last checkpoint. With another --count, --pick or --discard the runs are
+not repeated.
 
 Chosen are frames of single beads, the same number from each run, in turns, so that any first part of OUTPUT holds every
 condition. `farthest` takes the frame that is least like all before, by the distances within the QM region and the
@@ -113,8 +114,9 @@ def run(options: argparse.Namespace) -> int:
 
     find_ipi()
     config = read_config(options.config)
+    from deltaqmmm.cli.sample_folders import RunFolder
     from deltaqmmm.cli.sample_frames import SampledSystem, describe_all, picked_atoms, start_texts
-    from deltaqmmm.cli.sample_runs import RunFolder, run_all
+    from deltaqmmm.cli.sample_runs import run_all
 
     sampled = SampledSystem.load(config)
     starts = start_texts(sampled, options.init, len(plans))
@@ -172,7 +174,7 @@ def make_plans(options: argparse.Namespace) -> list[RunPlan]:
 
 def _plan(options: argparse.Namespace, temperature: float, place: int, replica: int, stride: int) -> RunPlan:
     """One run."""
-    from deltaqmmm.cli.sample_runs import RunPlan
+    from deltaqmmm.cli.sample_folders import RunPlan
 
     beads = options.beads[place]
     steps, discard = _length(options, place, beads)

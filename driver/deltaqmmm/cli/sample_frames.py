@@ -15,7 +15,7 @@ from ase.geometry import cellpar_to_cell
 
 from deltaqmmm.build.ipi_input import cell_parameters, init_xyz
 from deltaqmmm.cli.frames import Frame, read_frames
-from deltaqmmm.cli.sample_runs import RunFolder, RunPlan
+from deltaqmmm.cli.sample_folders import RunFolder, RunPlan
 from deltaqmmm.config import Config
 from deltaqmmm.config.loading import load_potential
 from deltaqmmm.config.parts import cutoff_settings

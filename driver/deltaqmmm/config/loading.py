@@ -28,6 +28,7 @@ from deltaqmmm.mm import OpenMMEngine
 from deltaqmmm.potential import TERMS, Potential
 from deltaqmmm.results import Evaluation, FloatArray
 from deltaqmmm.system import System
+from deltaqmmm.threads import choose_threads
 from deltaqmmm.topology import Topology
 
 __all__ = [
@@ -129,10 +130,7 @@ def load_potential(config: Config, terms: Sequence[str] | None = None) -> Loaded
     Raises:
         InputError: A file, a selection or a setting cannot be used, or a term that is asked for is not there.
     """
-    # MM is computed at the same time. Two sets of threads that wait for each other on the same cores are many times
-    # slower than one thread of torch, whose matrices are small.
     threads = share_threads(config)
-    torch.set_num_threads(threads.torch)
     device = torch_device(config)
     model = read_model(config)
     target = None if model is None else model.info.target
@@ -144,6 +142,10 @@ def load_potential(config: Config, terms: Sequence[str] | None = None) -> Loaded
     if model is not None and "correction" in chosen:
         correction = bind_correction(config, model, system, device)
     embedding = CutoffEmbedding(system, cutoff_settings(config), device)
+    # MM is computed at the same time. Two sets of threads that wait for each other on the same cores are many times
+    # slower than one thread of torch, whose matrices are small.
+    compiled = embedding.compiled and (dftb is None or dftb.compiled)
+    choose_threads(threads.torch, compiled=compiled and (correction is None or correction.engine.compiled))
     if "mm" in chosen:
         mm = OpenMMEngine(topology, system, openmm_settings(config))
     potential = Potential(

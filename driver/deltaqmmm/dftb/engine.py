@@ -36,6 +36,7 @@ from deltaqmmm.dftb.scc import SCCSolution
 from deltaqmmm.dftb.settings import DFTBSettings
 from deltaqmmm.errors import ConvergenceError
 from deltaqmmm.results import FloatArray
+from deltaqmmm.threads import threads_of_loops
 
 logger = logging.getLogger(__name__)
 
@@ -131,6 +132,11 @@ class DFTBEngine:
         """Size of the basis: the order of the matrices that are diagonalised."""
         return self._builder.n_orbitals
 
+    @property
+    def compiled(self) -> bool:
+        """Whether compiled loops do the work, and torch only what they fail at."""
+        return self._compiled is not None
+
     def _can_be_compiled(self) -> bool:
         settings = self.settings
         plain = settings.electronic_temperature == 0.0 and settings.solver == "diagonalisation"
@@ -188,7 +194,7 @@ class DFTBEngine:
         where, potential = (np.ascontiguousarray(tensor.numpy()) for tensor in (positions, potentials))
         limits = settings.scc_tolerance, settings.max_scc_iterations
         try:
-            found = compute(where, potential, start, screening, limits, torch.get_num_threads())
+            found = compute(where, potential, start, screening, limits, threads_of_loops())
         except np.linalg.LinAlgError:
             return None
         if not np.all(found.residuals <= settings.scc_tolerance):

@@ -71,12 +71,13 @@ class CutoffEmbedding:
         self._charges = np.append(system.site_charges, 0.0)
         self._qm_atoms = torch.tensor(system.qm_atoms, device=self.device)
 
-    def __call__(self, positions: Tensor, cells: Tensor | None) -> EmbeddedFrames:
+    def __call__(self, positions: Tensor, cells: Tensor | None, *, by_cells: bool = False) -> EmbeddedFrames:
         """Embed a batch of frames.
 
         Args:
             positions: All atoms, in or out of the cell, shape (B, N, 3), bohr.
             cells: Lattice vectors as rows, shape (B, 3, 3), bohr. Ignored in a system that is not periodic.
+            by_cells: Whether the `way_back` of the frames is to give derivatives by cells.
 
         Returns:
             The QM region, the effective charges and their potentials, differentiable once in positions and cells.
@@ -96,8 +97,15 @@ class CutoffEmbedding:
         else:
             cells = None
         if not self.compiled:
-            return self._embed(positions, cells, self._selector.select(array, cell_array))
-        frames, apart = self._loops.embed(positions, cells)
+            leaves = []
+            if torch.is_grad_enabled():
+                positions = positions if positions.requires_grad else positions.detach().requires_grad_()
+                leaves.append(positions)
+                if cells is not None and by_cells:
+                    cells = cells if cells.requires_grad else cells.detach().requires_grad_()
+                    leaves.append(cells)
+            return self._embed(positions, cells, self._selector.select(array, cell_array), leaves)
+        frames, apart = self._loops.embed(positions, cells, by_cells)
         if not apart:
             raise self._collision(frames.qm_positions, frames.mm_positions, frames.mm_sites.numpy())
         return frames
@@ -118,7 +126,9 @@ class CutoffEmbedding:
             raise FrameError(f"The cells have shape {array.shape}; needed is ({n_frames}, 3, 3), one for each frame.")
         return array
 
-    def _embed(self, positions: Tensor, cells: Tensor | None, selection: Selection) -> EmbeddedFrames:
+    def _embed(
+        self, positions: Tensor, cells: Tensor | None, selection: Selection, leaves: list[Tensor]
+    ) -> EmbeddedFrames:
         """Compute everything that is differentiated."""
         qm_positions = positions.index_select(1, self._qm_atoms)
         if cells is not None:
@@ -130,12 +140,25 @@ class CutoffEmbedding:
         potentials, smallest = charge_potentials(qm_positions, mm_positions, mm_charges, self.settings.blur_width)
         if float(smallest.min()) < CLOSEST_APPROACH:
             raise self._collision(qm_positions, mm_positions, selection.sites)
+        outputs = qm_positions, mm_positions, mm_charges, potentials
+
+        def way_back(
+            by_qm: Tensor | None, by_site: Tensor | None, by_charge: Tensor | None, by_potential: Tensor | None
+        ) -> tuple[Tensor, Tensor | None]:
+            given = zip(outputs, (by_qm, by_site, by_charge, by_potential), strict=True)
+            used = [(output, one.to(output)) for output, one in given if one is not None]
+            found = torch.autograd.grad(
+                [output for output, _ in used], leaves, [one for _, one in used], retain_graph=True
+            )
+            return found[0], found[1] if len(found) > 1 else None
+
         return EmbeddedFrames(
             qm_positions=qm_positions,
             mm_positions=mm_positions,
             mm_charges=mm_charges,
             mm_sites=torch.as_tensor(selection.sites, device=self.device),
             potentials=potentials,
+            way_back=way_back,
         )
 
     def _site_positions(self, positions: Tensor, cells: Tensor | None, selection: Selection) -> Tensor:

@@ -4,7 +4,7 @@ i-PI 3.3 at a restart, as read in its source and tried: it appends to its output
 writes a row of each step after that of the checkpoint, and takes all settings from the checkpoint, nothing from the
 input. It writes RESTART at every end that is not a kill, also the successful one, and a <checkpoint> in place, so that
 a kill may leave half of one. What stood under these names it renames, `#RESTART#0#`. Where the outputs are further than
-the checkpoint, as after a kill, it writes these steps twice.
+the checkpoint, as after a kill, it writes these steps twice. The same holds for the files of PLUMED (`plumed.py`).
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ from typing import BinaryIO
 from deltaqmmm.atomic import write_atomically
 from deltaqmmm.errors import InputError
 from deltaqmmm.ipi.connection import DEFAULT_SOCKET_PREFIX
-from deltaqmmm.ipi.simulation import Output, Simulation, read_simulation
+from deltaqmmm.ipi.plumed import PlumedRun, end_of_step, find_plumed
+from deltaqmmm.ipi.simulation import Output, Simulation, parse_input, read_simulation
 
 RESTART = "RESTART"
-_BACKUP = re.compile(r"#(.+)#\d+#")
+_BACKUP = re.compile(r"#(.+)#\d+#|bck\.\d+\.(.+)")
 _MARK = re.compile(rb"Step:\s+(\d+)")
 _PREFIX = re.compile(rb"\s+sockets_prefix=(?:'([^']*)'|\"([^\"]*)\")")
 _BLOCK, _LINE, _HEAD = 1 << 20, 1 << 12, 1 << 14
@@ -71,31 +72,51 @@ def _checkpoints(folder: Path, start: Simulation) -> Iterator[Path]:
 
 def _name_before_backup(name: str) -> str:
     backup = _BACKUP.fullmatch(name)
-    return backup[1] if backup else name
+    return (backup[1] or backup[2]) if backup else name
+
+
+def plumed_runs(folder: Path, simulation: Simulation) -> list[PlumedRun]:
+    """Every <ffplumed> of an input or checkpoint.
+
+    Raises:
+        InputError: What a PLUMED input asks for cannot be continued.
+    """
+    return find_plumed(parse_input(simulation.file), folder) if simulation.plumed else []
 
 
 def old_files(folder: Path, start: Simulation) -> list[Path]:
-    """The files of an earlier simulation in a folder: outputs and checkpoints with i-PI's backups of them.
+    """The files of an earlier simulation: outputs, also those of PLUMED, and checkpoints, with all backups.
 
     A file that the input itself begins from is not among them.
     """
     patterns = [re.compile(RESTART), *(output.pattern() for output in start.outputs)]
+    written = {(folder / name).resolve() for run in plumed_runs(folder, start) for name in run.outputs()}
     read = {(folder / file.name).resolve() for file in start.start_files}
+    places = {folder, *(file.parent for file in written)}
+    found = [
+        file
+        for file in sorted(path for place in places if place.is_dir() for path in place.iterdir())
+        if file.is_file() and file.resolve() not in read
+    ]
     return [
         file
-        for file in sorted(folder.iterdir())
-        if file.is_file()
-        and file.resolve() not in read
-        and any(pattern.fullmatch(_name_before_backup(file.name)) for pattern in patterns)
+        for file in found
+        if (file.parent / _name_before_backup(file.name)).resolve() in written
+        or (file.parent == folder and any(one.fullmatch(_name_before_backup(file.name)) for one in patterns))
     ]
 
 
 def made_no_step(files: Sequence[Path], start: Simulation) -> bool:
     """Whether nothing in these outputs and checkpoints is later than the beginning."""
+    of_plumed = {Path(name).name for run in plumed_runs(start.file.parent, start) for name in run.outputs()}
     for file in files:
         name = _name_before_backup(file.name)
         output = next((one for one in start.outputs if one.pattern().fullmatch(name)), None)
-        if output is None or output.kind == "checkpoint":
+        if output is None and name in of_plumed:
+            # Its first row is that of the first step.
+            with file.open("rb") as stream:
+                late = any(line.endswith(b"\n") and not line.startswith(b"#") for line in stream)
+        elif output is None or output.kind == "checkpoint":
             try:
                 late = read_simulation(file).step > 0
             except InputError:
@@ -137,7 +158,7 @@ def cut_back(folder: Path, start: Simulation, step: int) -> tuple[list[str], Pat
 
     Args:
         folder: Where i-PI runs.
-        start: What names the outputs.
+        start: The checkpoint, which names the outputs.
         step: Of the checkpoint.
 
     Returns:
@@ -149,9 +170,13 @@ def cut_back(folder: Path, start: Simulation, step: int) -> tuple[list[str], Pat
             continue
         for file in sorted(folder.iterdir()):
             if output.pattern().fullmatch(file.name) and file.is_file():
-                place = _end_of_step(file, output, step)
-                if place < file.stat().st_size:
-                    cuts.append((file, place))
+                cuts.append((file, _end_of_step(file, output, step)))
+    for run in plumed_runs(folder, start):
+        for file in [folder / name for name in run.outputs()]:
+            place = end_of_step(file, run) if file.is_file() else None
+            if place is not None:
+                cuts.append((file, place))
+    cuts = [(file, place) for file, place in dict(cuts).items() if place < file.stat().st_size]
     if not cuts:
         return [], None
     kept = _numbered(folder)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -15,6 +16,10 @@ from deltaqmmm.ml.descriptor import Descriptor, SiteTypes
 from deltaqmmm.ml.functions import SymmetryFunctions
 from deltaqmmm.ml.network import CommitteeNetwork, InferenceNetwork
 from deltaqmmm.results import FloatArray
+
+if TYPE_CHECKING:
+    # numba takes half a second to import, and is only needed where a correction is evaluated on the CPU.
+    from deltaqmmm.ml.compiled import CompiledCorrection
 
 TARGETS = ("delta", "direct")
 
@@ -172,6 +177,9 @@ class Correction:
             mm_sites: Number of the site, shape (B, K); -1 on padding.
         """
         descriptor = self._descriptor
+        if descriptor.compiled:
+            found = self._loops.evaluate(qm_positions, mm_positions, mm_charges, mm_sites)
+            return CommitteeResult(found[0] + self._offset, found[1], found[2])
         device, dtype = descriptor.device, descriptor.dtype
         # Around the QM region first: in single precision the digits are for what is near.
         qm, mm = qm_positions.detach().to(device), mm_positions.detach().to(device)
@@ -182,3 +190,12 @@ class Correction:
         energies, slopes = self._network.energies_and_slopes(described.features)
         qm_gradients, by_site = described.pull_back(slopes)
         return CommitteeResult(energies.to(torch.float64) + self._offset, qm_gradients.to(torch.float64), by_site)
+
+    @property
+    def compiled(self) -> bool:
+        """Whether compiled loops do the work."""
+        return self._descriptor.compiled
+
+    @cached_property
+    def _loops(self) -> CompiledCorrection:
+        return self._descriptor.compile(self._network)

@@ -5,22 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from deltaqmmm.errors import ModelError
-from deltaqmmm.ml.derivatives import MomentDerivatives, SiteDerivatives
+from deltaqmmm.ml.derivatives import MomentDerivatives
 from deltaqmmm.ml.features import combine, pull_back_features
 from deltaqmmm.ml.functions import SymmetryFunctions
+from deltaqmmm.ml.network import InferenceNetwork
 from deltaqmmm.ml.structure import Neighbours, Structure
 from deltaqmmm.ml.surroundings import Surroundings
 from deltaqmmm.results import FloatArray
 
 if TYPE_CHECKING:
     # numba takes half a second to import, and is only needed where a correction is evaluated on the CPU.
-    from deltaqmmm.ml.compiled import CompiledDescriptor
+    from deltaqmmm.ml.compiled import CompiledCorrection
 
 PAIRS_AT_ONCE = 100_000_000
 """Radial functions between QM atoms and MM sites that are held at once."""
@@ -103,7 +104,7 @@ class Descriptor:
         dtype: Floating type.
 
     Attributes:
-        compiled: Whether `describe` takes the compiled loops, which can do it in float64 on the CPU.
+        compiled: Whether compiled loops take the place of `describe`, which they can in float64 on the CPU.
     """
 
     def __init__(
@@ -139,11 +140,9 @@ class Descriptor:
         weights = mm_charges * factors
         return Surroundings.between(self.functions, qm_positions, mm_positions, weights, one_hot), factors
 
-    def describe(self, qm_positions: Tensor, mm_positions: Tensor, mm_charges: Tensor, mm_sites: Tensor) -> Description:
+    def describe(self, qm_positions: Tensor, mm_positions: Tensor, mm_charges: Tensor, mm_sites: Tensor) -> WholeArrays:
         """The features of B frames and the way back; see `Correction.evaluate` for the arguments."""
         given = (qm_positions, mm_positions, mm_charges, mm_sites)
-        if self.compiled:
-            return self._loops.describe(*given)
         # What is held at once is bounded.
         per_frame = max(1, qm_positions.shape[1] * mm_positions.shape[1] * len(self.functions.mm_radial))
         step = max(1, PAIRS_AT_ONCE // per_frame)
@@ -151,29 +150,12 @@ class Descriptor:
         parts = [(part, *self.surroundings(*(tensor[part] for tensor in given))) for part in slices]
         return WholeArrays(self.structure(qm_positions), parts)
 
-    @cached_property
-    def _loops(self) -> CompiledDescriptor:
-        from deltaqmmm.ml.compiled import CompiledDescriptor
+    def compile(self, network: InferenceNetwork) -> CompiledCorrection:
+        """The same, with networks for its features, by compiled loops."""
+        from deltaqmmm.ml.compiled import CompiledCorrection
 
-        return CompiledDescriptor(self.functions, *self._symbols, self._n_types, self._numbers, self._factors)
-
-
-class Description(Protocol):
-    """The features of B frames and the way back."""
-
-    @property
-    def features(self) -> Tensor:
-        """Shape (B, n, `n_features`)."""
-
-    def pull_back(self, slopes: Tensor) -> tuple[Tensor, SiteDerivatives]:
-        """From derivatives by the features of C energies to those by positions and charges.
-
-        Args:
-            slopes: dE/d(features), shape (C, B, n, `n_features`).
-
-        Returns:
-            dE/dR of the QM atoms, shape (C, B, n, 3), hartree/bohr, and what gives the others.
-        """
+        types = self._n_types, self._numbers, self._factors
+        return CompiledCorrection(self.functions, self._symbols, types, network)
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,7 +172,7 @@ class WholeArrays:
 
     @cached_property
     def features(self) -> Tensor:
-        """See `Description`."""
+        """Shape (B, n, `n_features`)."""
         return combine(self._moments)
 
     @cached_property
@@ -199,7 +181,14 @@ class WholeArrays:
         return [*self.neighbours.moments(), *map(torch.cat, shells)]
 
     def pull_back(self, slopes: Tensor) -> tuple[Tensor, MomentDerivatives]:
-        """See `Description`."""
+        """From derivatives by the features of C energies to those by positions and charges.
+
+        Args:
+            slopes: dE/d(features), shape (C, B, n, `n_features`).
+
+        Returns:
+            dE/dR of the QM atoms, shape (C, B, n, 3), hartree/bohr, and what gives the others.
+        """
         by_radial, by_angular, *by_moment = pull_back_features(self._moments, slopes)
         qm_gradients = self.neighbours.pull_back(by_radial, by_angular)
         for part, around, _ in self.parts:

@@ -122,6 +122,11 @@ class InferenceNetwork:
         atoms: For each element, the numbers of its atoms.
         device: Where it computes.
         dtype: Floating type.
+
+    Attributes:
+        n_members: Number of members C.
+        scale: Unit of the energies, hartree.
+        elements: The networks of the elements that have atoms.
     """
 
     def __init__(
@@ -132,9 +137,9 @@ class InferenceNetwork:
             name: tensor.detach().clone().to(device=device, dtype=dtype)
             for name, tensor in network.state_dict().items()
         }
-        self._scale = copied["scale"]
-        self._elements = [
-            _ElementNetworks(
+        self.scale = copied["scale"]
+        self.elements = [
+            ElementNetworks(
                 atoms=indices.to(device),
                 mean=copied[f"mean_{element}"],
                 transform=copied[f"transform_{element}"],
@@ -158,16 +163,25 @@ class InferenceNetwork:
         n_frames, n_atoms, n_features = features.shape
         energies = features.new_zeros(self.n_members, n_frames)
         slopes = features.new_empty(self.n_members, n_frames, n_atoms, n_features)
-        for networks in self._elements:
+        for networks in self.elements:
             found, by_feature = networks.energies_and_slopes(features.index_select(1, networks.atoms).flatten(0, 1))
             energies += found.reshape(self.n_members, n_frames, -1).sum(dim=-1)
             slopes[:, :, networks.atoms] = by_feature.reshape(self.n_members, n_frames, -1, n_features)
-        return energies * self._scale, slopes.mul_(self._scale)
+        return energies * self.scale, slopes.mul_(self.scale)
 
 
 @dataclass(frozen=True, eq=False)
-class _ElementNetworks:
-    """The networks of one element; see `CommitteeNetwork`."""
+class ElementNetworks:
+    """The networks of one element; see `CommitteeNetwork`.
+
+    Attributes:
+        atoms: Numbers of its N_e atoms.
+        mean: Shape (F,).
+        transform: Shape (F, inputs).
+        reach: Shape (inputs,).
+        weights: Of each layer, shape (C, inputs, outputs).
+        biases: Of each layer, shape (C, 1, outputs).
+    """
 
     atoms: Tensor
     mean: Tensor

@@ -51,6 +51,7 @@ def test_the_defaults_are_those_of_the_library():
         (["O", "--steps", "10"], "steps", 10),
         (["O", "--ensemble", "nve"], "ensemble", "nve"),
         (["O", "--threads", "4"], "threads", 4),
+        (["O"], "threads", 0),
         (["O", "--seed", "9"], "seed", 9),
         (["O", "--no-reproducible"], "reproducible", False),
         (["O", "--cutoff", "8"], "cutoff_angstrom", 8.0),

@@ -130,10 +130,12 @@ class TestWhatIsMissing:
         work.write(ffsocket() + more)
         fails("<plumed_dat> of <ffplumed> names 'p.dat', and there is no such file")
         (work.folder / "p.dat").touch()
-        fails("<ffplumed> needs PLUMED, which .*python.*, the Python of i-PI, cannot load .*No module named 'plumed'")
-        # With one that is there, i-PI's own Python decides.
-        (tmp_path / "plumed.py").write_text("class Plumed:\n    pass\n")
+        # i-PI's own Python decides, whatever is installed where the tests run.
+        (tmp_path / "plumed.py").write_text("raise ModuleNotFoundError(\"No module named 'plumed'\")\n")
         monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+        fails("<ffplumed> needs PLUMED, which .*python.*, the Python of i-PI, cannot load .*No module named 'plumed'")
+        fails("`pip install --no-deps hillclimber`")
+        (tmp_path / "plumed.py").write_text("class Plumed:\n    pass\n")
         assert plan(work).simulation.plumed
         (tmp_path / "plumed.py").write_text("def Plumed():\n    raise RuntimeError('no kernel')\n")
         fails("cannot load .RuntimeError: no kernel")
@@ -178,6 +180,27 @@ class TestWhatDoesNotFit:
     def test_correction_without_a_model(self, work, fails):
         work.write(ffsocket("mm_dftb") + ffsocket("correction", address="there"))
         fails(r"<ffsocket name='correction'> asks for the correction, and \[correction\] names no model")
+
+    def test_replica_exchange_with_one_replica(self, work, fails):
+        work.write(ffsocket() + "<smotion mode='remd'> <remd> <stride> 5 </stride> </remd> </smotion>")
+        fails("input.xml: <remd> exchanges replicas, and there is one <system>: give two or more")
+
+    @pytest.mark.parametrize(
+        ("size", "beads", "replicas", "threads", "most"),
+        [(4, 4, 1, True, None), (5, 4, 1, True, 4), (8, 4, 2, True, None), (8, 4, 2, False, 4), (3, 8, 1, True, None)],
+    )
+    def test_batches_that_are_never_full(self, work, caplog, size, beads, replicas, threads, most):
+        work.write(ffsocket(more=f"<batch_size> {size} </batch_size>"))
+        text = (work.folder / "input.xml").read_text().replace("nbeads='1'", f"nbeads='{beads}'")
+        text = text.replace("</initialize>", "</initialize> <forces> <force forcefield='all'/> </forces>")
+        text = text.replace("<simulation>", f"<simulation threading='{threads}'>")
+        begin, end = text.index("<system>"), text.index("</simulation>")
+        (work.folder / "input.xml").write_text(text[:begin] + replicas * text[begin:end] + text[end:])
+        plan(work)
+        if most is None:
+            assert not caplog.records
+        else:
+            assert f"is {size}, and i-PI has at most {most} frames for it at once" in caplog.text
 
     def test_a_file_that_ends_ipi(self, work, fails):
         (work.folder / "EXIT").touch()
@@ -342,9 +365,21 @@ class TestClearingTheWay:
         run_plan.clear_the_way(found, options(work))
         assert "what is later than step 5 in run.out now stands in before_1/" in capsys.readouterr().out
         assert (work.folder / "run.out").read_text() == "# column   1     --> step\n 0.0\n"
-        self.prepare(work, 7)
-        run_plan.clear_the_way(replace(found, simulation=replace(found.simulation, plumed=True)), options(work))
-        assert "Note: what PLUMED wrote after that step" in capsys.readouterr().out
+
+    def test_files_of_plumed_are_cut(self, work, capsys):
+        more = "<ffplumed name='p'> <file mode='xyz'> init.xyz </file> <plumed_step> 5 </plumed_step> </ffplumed>"
+        simulation = work.write(ffsocket() + more)
+        (work.folder / "plumed.dat").write_text("OPES_METAD ARG=x PACE=2\n")
+        (work.folder / "KERNELS").write_text("#! FIELDS time x\n 2 0.1\n 4 0.2\n 6 0.3\n")
+        text = simulation.file.read_text().replace("<total_steps>", "<step>5</step><total_steps>")
+        (work.folder / "RESTART").write_text(text)
+        found = replace(plan(work), simulation=read_simulation(work.folder / "RESTART"))
+        run_plan.clear_the_way(found, options(work))
+        said = capsys.readouterr().out
+        assert "what is later than step 5 in KERNELS now stands in before_1/" in said
+        assert (work.folder / "KERNELS").read_text() == "#! FIELDS time x\n 2 0.1\n 4 0.2\n"
+        assert "Note: PLUMED makes no deposit in its first step after a restart" in said
+        assert "Note: without its state OPES_METAD goes on from KERNELS, which is not exact" in said
 
 
 class TestDrivers:

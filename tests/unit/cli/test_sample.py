@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from ase.io import read, write
 
-from deltaqmmm.cli import sample, sample_frames, sample_runs
+from deltaqmmm.cli import sample, sample_folders, sample_frames
 from deltaqmmm.cli.frames import read_frames
 from deltaqmmm.cli.main import main, make_parser
 from deltaqmmm.config import read_config
@@ -84,7 +84,7 @@ def test_runs_take_the_start_structures_in_turn(sampled, configure, tmp_path):
     starts = sample_frames.start_texts(sampled, tmp_path / "starts.extxyz", 9)
     assert len(set(starts)) == 3
     found = plans("--replicas", 2, "--beads", 1, 2)
-    with sample_runs.RunFolder(tmp_path / "runs", found, starts, configure()) as runs:
+    with sample_folders.RunFolder(tmp_path / "runs", found, starts, configure()) as runs:
         made = [(runs.make(plan) / "init.xyz").read_text() for plan in found]
     assert made == [starts[0], starts[1], starts[2], starts[0]]
 
@@ -221,16 +221,16 @@ def test_no_start(configure, slater_koster_folder):
 
 
 def test_what_the_forces_depend_on(configure):
-    base = sample_runs.potential_identity(configure())
-    assert sample_runs.potential_identity(configure(more="threads = 2\n[driver]\nthreads = 3\n")) == base
-    assert sample_runs.potential_identity(configure(more="[reference]\nbasis = 'sto-3g'\n")) == base
-    assert sample_runs.potential_identity(configure(cutoff=6.0)) != base
-    assert sample_runs.potential_identity(configure("droplet")) != base
+    base = sample_folders.potential_identity(configure())
+    assert sample_folders.potential_identity(configure(more="threads = 2\n[driver]\nthreads = 3\n")) == base
+    assert sample_folders.potential_identity(configure(more="[reference]\nbasis = 'sto-3g'\n")) == base
+    assert sample_folders.potential_identity(configure(cutoff=6.0)) != base
+    assert sample_folders.potential_identity(configure("droplet")) != base
 
 
 def test_a_folder_of_someone_else_is_left_alone(configure, tmp_path):
     (plan,) = plans()
-    runs = sample_runs.RunFolder(tmp_path / "runs", [plan], ["start"], configure())
+    runs = sample_folders.RunFolder(tmp_path / "runs", [plan], ["start"], configure())
     with runs:
         assert not runs.is_complete(plan)
         runs.place(plan).mkdir()
@@ -239,7 +239,7 @@ def test_a_folder_of_someone_else_is_left_alone(configure, tmp_path):
             runs.is_complete(plan)
         with (
             pytest.raises(InputError, match="another process is sampling there"),
-            sample_runs.RunFolder(tmp_path / "runs", [plan], ["start"], configure()),
+            sample_folders.RunFolder(tmp_path / "runs", [plan], ["start"], configure()),
         ):
             pass
     assert (runs.place(plan) / "thesis.tex").exists()
@@ -248,7 +248,7 @@ def test_a_folder_of_someone_else_is_left_alone(configure, tmp_path):
 def test_a_finished_run_with_other_settings_is_refused(configure, tmp_path):
     (plan,) = plans()
     (longer,) = plans("--steps", 20_000)
-    with sample_runs.RunFolder(tmp_path / "runs", [plan], ["start"], configure()) as runs:
+    with sample_folders.RunFolder(tmp_path / "runs", [plan], ["start"], configure()) as runs:
         place = runs.make(plan)
         # Nothing is lost with a run that was not finished.
         assert not runs.is_complete(longer)
@@ -257,12 +257,12 @@ def test_a_finished_run_with_other_settings_is_refused(configure, tmp_path):
         with pytest.raises(InputError, match=r"other settings: steps 10000 there and 20000 here"):
             runs.is_complete(longer)
     with (
-        sample_runs.RunFolder(tmp_path / "runs", [plan], "another", configure()) as runs,
+        sample_folders.RunFolder(tmp_path / "runs", [plan], "another", configure()) as runs,
         pytest.raises(InputError, match="start structure"),
     ):
         runs.is_complete(plan)
     with (
-        sample_runs.RunFolder(tmp_path / "runs", [plan], "start", configure("droplet")) as runs,
+        sample_folders.RunFolder(tmp_path / "runs", [plan], "start", configure("droplet")) as runs,
         pytest.raises(InputError, match="potential"),
     ):
         runs.is_complete(plan)

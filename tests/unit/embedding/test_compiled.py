@@ -257,6 +257,27 @@ def test_order_of_sites(tools):
 # ---------------------------------------------------------------------------------------------------- around the loops
 
 
+@pytest.mark.parametrize("by_cells", [False, True])
+@pytest.mark.parametrize("route", [0, 1])
+@pytest.mark.parametrize("given", [(0, 1, 2, 3), (0, 3), (2,)])
+def test_the_way_back_is_that_of_automatic_differentiation(tools, given, route, by_cells):
+    case = tools.mixed_case("triclinic")
+    positions, cells = torn(case, 3)
+    embedding = both(case, tools.settings)[route]
+    _, (expected, expected_by_cell) = evaluate(embedding, positions, cells, [OUTPUTS[index] for index in given])
+    frames = embedding(positions, cells, by_cells=by_cells)
+    cotangents = [drawn(getattr(frames, name).shape, seed) for seed, name in enumerate(OUTPUTS)]
+    for cotangent in cotangents[1:3]:
+        cotangent[frames.mm_sites < 0] = 0.0
+    for _ in range(2):
+        found, by_cell = frames.way_back(*(c if index in given else None for index, c in enumerate(cotangents)))
+        assert_equal(found, expected)
+        assert (by_cell is None) == (not by_cells)
+        if by_cells:
+            assert_equal(by_cell, expected_by_cell)
+    assert not positions.requires_grad
+
+
 def test_cells_that_are_not_differentiated(tools):
     case = tools.mixed_case("skewed")
     positions, cells = torn(case, 3)

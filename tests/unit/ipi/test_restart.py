@@ -157,6 +157,44 @@ class TestCuttingBack:
         assert (folder.place / "run.pos_1.xyz").read_text() == frame(0, 1, 3)
 
 
+class TestPlumed:
+    """Its files are cut, and moved, as those of i-PI are."""
+
+    DAT = "METAD ARG=x PACE=10 FILE=sub/HILLS\nPRINT ARG=x FILE=COLVAR\nEXTERNAL ARG=x FILE=bias.dat\n"
+    ROWS = "#! FIELDS time x\n 10 0.1\n 20 0.2\n"
+
+    def prepare(self, folder, step):
+        (folder.place / "sub").mkdir()
+        (folder.place / "plumed.dat").write_text(self.DAT)
+        for name in ("sub/HILLS", "COLVAR", "bias.dat"):
+            (folder.place / name).write_text(self.ROWS)
+        file = folder.place / "input.xml"
+        more = f"<ffplumed><file mode='xyz'> init.xyz </file><plumed_step> {step} </plumed_step></ffplumed>"
+        folder.input()
+        file.write_text(file.read_text().replace("<system>", more + "<system>"))
+        return read_simulation(file)
+
+    def test_cutting_back(self, folder):
+        # The steps of PLUMED count, which may be others than those of i-PI.
+        names, kept = cut_back(folder.place, self.prepare(folder, 15), 500)
+        assert names == ["HILLS", "COLVAR"]
+        for name in ("sub/HILLS", "COLVAR"):
+            assert (folder.place / name).read_text() == self.ROWS[: self.ROWS.index(" 20")]
+            assert (kept / name.split("/")[-1]).read_text() == " 20 0.2\n"
+        assert (folder.place / "bias.dat").read_text() == self.ROWS
+
+    def test_old_files(self, folder):
+        start = self.prepare(folder, 0)
+        (folder.place / "bck.0.COLVAR").touch()
+        (folder.place / "sub" / "bck.12.HILLS").touch()
+        files = old_files(folder.place, start)
+        assert {file.name for file in files} == {"HILLS", "bck.12.HILLS", "COLVAR", "bck.0.COLVAR"}
+        assert not made_no_step(files, start)
+        for file in files:
+            file.write_text("#! FIELDS time x\n 10 0.")
+        assert made_no_step(files, start)
+
+
 class TestOldFiles:
     def test_what_is_moved_and_what_stays(self, folder):
         start = folder.input()

@@ -102,8 +102,14 @@ def assert_as_shell(functions, rank, frames, n_types, cutoff=CUTOFF):
 @pytest.mark.parametrize("functions", FUNCTIONS.values(), ids=FUNCTIONS.keys())
 @pytest.mark.parametrize("rank", [0, 1, 2])
 @pytest.mark.parametrize("n_types", [1, 3])
-def test_as_shell(functions, rank, n_types):
+@pytest.mark.parametrize("compact", [False, True])
+def test_as_shell(functions, rank, n_types, compact):
+    # Of QM atoms close to each other all sites are looked at, of others those within the cutoff of each.
     frames = make_frames(n_types)
+    if not compact:
+        frames[0][:] *= 3.0
+    widest = (frames[0] - frames[0].mean(dim=1, keepdim=True)).norm(dim=-1).amax(dim=1)
+    assert ((0.45 * (CUTOFF + widest) ** 3 < CUTOFF**3) == compact).all()
     distances = torch.cdist(*frames[:2])
     assert 0.1 < (distances < CUTOFF).double().mean() < 0.9
     assert_as_shell(functions, rank, frames, n_types)

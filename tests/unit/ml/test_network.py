@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from deltaqmmm.ml.compiled.network_loops import CompiledNetwork
 from deltaqmmm.ml.network import InferenceNetwork, bounded
 from tests.unit.ml.helpers import make_model
 
@@ -65,3 +66,32 @@ def test_inputs_are_bounded_far_from_the_training_set():
     torch.testing.assert_close(found[0], values[0], rtol=3e-5, atol=0.0)
     torch.testing.assert_close(found[1], torch.tensor([2.0, -6.0]).double() / 2.0**0.25)
     torch.testing.assert_close(found[2], torch.tensor([2.0, -6.0]).double(), rtol=1e-9, atol=0.0)
+
+
+@pytest.mark.parametrize("hidden", [(), (6,), (8, 5), (4, 4, 4)])
+@pytest.mark.parametrize("n_members", [1, 3])
+def test_compiled_networks(hidden, n_members):
+    network, features = make_case(hidden, n_members)
+    # Far from the training data too, where gates are open or shut.
+    features *= torch.tensor([1.0, 30.0, 1.0, 1.0, 1e3])[:, None, None]
+    folded = InferenceNetwork(network, ATOMS, CPU, torch.float64)
+    expected, by_feature = folded.energies_and_slopes(features)
+    compiled = CompiledNetwork(folded)
+    energies, rows = compiled.energies_and_slopes(features.numpy())
+    torch.testing.assert_close(torch.from_numpy(energies), expected, rtol=1e-12, atol=1e-14)
+    for atom, (first, count, place) in enumerate(compiled.blocks.tolist()):
+        block = rows[n_members * 5 * first : n_members * 5 * (first + count)]
+        own = block.reshape(n_members, 5, count, -1)[:, :, place]
+        largest = float(by_feature[:, :, atom].abs().max())
+        torch.testing.assert_close(torch.from_numpy(own), by_feature[:, :, atom], rtol=0.0, atol=1e-13 * largest)
+
+
+def test_compiled_networks_show_what_is_not_a_number():
+    network, features = make_case((8, 5))
+    features[1, 3, 2] = torch.nan
+    energies, _ = CompiledNetwork(InferenceNetwork(network, ATOMS, CPU, torch.float64)).energies_and_slopes(
+        features.numpy()
+    )
+    shows = torch.from_numpy(energies).isnan()
+    assert shows[:, 1].all()
+    assert not shows[:, [0, 2, 3, 4]].any()

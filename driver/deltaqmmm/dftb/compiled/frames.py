@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
-import scipy.linalg.cython_blas  # noqa: F401 - the library must be there before its threads can be limited
-from threadpoolctl import ThreadpoolController
 
 from deltaqmmm.dftb.compiled.density_loops import Orbitals, factorise, fill_densities, orbital_room
 from deltaqmmm.dftb.compiled.geometry_loops import Matrices, fill_gradient, fill_matrices, matrix_room
 from deltaqmmm.dftb.compiled.scc_loops import Charges, charge_room, converge, fill_shifts
 from deltaqmmm.dftb.compiled.tables import BasisTable, GammaTable, PairTable
-from deltaqmmm.jit import Kernel, inlined
+from deltaqmmm.jit import Kernel, inlined, keep_blas_on_one_thread
 from deltaqmmm.results import FloatArray, IntArray
+from deltaqmmm.threads import side_by_side
 
 TERMS = ("band", "scc", "external", "third_order", "repulsion")
 
@@ -140,7 +137,7 @@ class CompiledFrames:
         self._tables = pairs, gamma, basis
         self._d_matrices = d_matrices
         self._rooms: list[Room] = []
-        _compute_on_one_thread()
+        keep_blas_on_one_thread()
 
     def __call__(
         self,
@@ -189,12 +186,7 @@ class CompiledFrames:
             _run(*self._tables, room, *(array[part] for array in given), limits, known, views)
             self._rooms.append(room)
 
-        parts = _parts(n_frames, threads)
-        if len(parts) == 1:
-            compute(parts[0])
-        else:
-            with ThreadPoolExecutor(len(parts)) as pool:
-                list(pool.map(compute, parts))
+        side_by_side(compute, n_frames, threads)
         return results
 
     def _take_room(self) -> Room:
@@ -214,16 +206,3 @@ class CompiledFrames:
             np.zeros((n_orbitals, n_orbitals)),
             np.zeros((n_orbitals, n_orbitals)),
         )
-
-
-def _compute_on_one_thread() -> None:
-    """Keep the linear algebra that numba calls, SciPy's OpenBLAS, on the thread that calls it."""
-    for library in ThreadpoolController().lib_controllers:
-        if library.user_api == "blas" and "scipy.libs" in library.filepath:
-            library.set_num_threads(1)
-
-
-def _parts(n_frames: int, threads: int) -> list[slice]:
-    """Slices of nearly equal length."""
-    edges = np.linspace(0, n_frames, min(threads, n_frames) + 1).astype(np.int64)
-    return [slice(a, b) for a, b in pairwise(edges.tolist())]

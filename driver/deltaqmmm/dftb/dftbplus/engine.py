@@ -115,6 +115,11 @@ class DFTBPlusEngine:
         self._start()
 
     @property
+    def compiled(self) -> bool:
+        """Whether nothing is left to the threads of torch, as with our engine's compiled loops: always so."""
+        return True
+
+    @property
     def processes(self) -> list[int]:
         """Identifiers of the worker processes that run."""
         return self._pool.processes

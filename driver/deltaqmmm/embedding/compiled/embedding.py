@@ -42,12 +42,13 @@ class CompiledEmbedding:
         # Room for the candidates of a frame: all groups once, and a few that show up twice.
         self._capacity = system.n_groups + system.n_groups // 8 + 8
 
-    def embed(self, positions: Tensor, cells: Tensor | None) -> tuple[EmbeddedFrames, bool]:
+    def embed(self, positions: Tensor, cells: Tensor | None, by_cells: bool) -> tuple[EmbeddedFrames, bool]:
         """Embed a batch of frames.
 
         Args:
             positions: All atoms, shape (B, N, 3), bohr.
             cells: Lattice vectors as rows, shape (B, 3, 3), bohr; None in a system that is not periodic.
+            by_cells: Whether `way_back` is to give derivatives by cells.
 
         Returns:
             The frames, differentiable once in positions and cells; and whether every charge is apart from the QM atoms.
@@ -62,13 +63,19 @@ class CompiledEmbedding:
             self._region, self._groups, self._cutoffs, lattices, given, self._capacity
         )
         self._capacity = max(self._capacity, images.groups.shape[1])
-        strained = torch.is_grad_enabled() and cells is not None and cells.requires_grad
+        by_cells = cells is not None and (by_cells or (torch.is_grad_enabled() and cells.requires_grad))
         sites, apart = fill_sites(
-            self._groups, lattices, self._cutoffs.blur_width, given, qm_positions, images, strained
+            self._groups, lattices, self._cutoffs.blur_width, given, qm_positions, images, by_cells
         )
-        made = _Made(self._region, self._groups, self._cutoffs, images, qm_positions, qm_shifts, sites)
-        outputs = _Embed.apply(positions, cells, made)  # type: ignore[no-untyped-call]
-        return EmbeddedFrames(outputs[0], outputs[1], outputs[2], torch.from_numpy(sites.numbers), outputs[3]), apart
+        made = _Made(
+            self._region, self._groups, self._cutoffs, images, qm_positions, qm_shifts, sites, given.shape[1], by_cells
+        )
+        if torch.is_grad_enabled() and (positions.requires_grad or (cells is not None and cells.requires_grad)):
+            outputs = _Embed.apply(positions, cells, made)  # type: ignore[no-untyped-call]
+        else:
+            outputs = made.tensors()
+        numbers = torch.from_numpy(sites.numbers)
+        return EmbeddedFrames(outputs[0], outputs[1], outputs[2], numbers, outputs[3], made.pull_back), apart
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,6 +89,31 @@ class _Made:
     qm_positions: FloatArray
     qm_shifts: FloatArray
     sites: Sites
+    n_atoms: int
+    by_cells: bool
+
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """QM positions (B, n, 3), MM positions (B, K, 3), charges (B, K) and potentials (B, n)."""
+        sites = self.sites
+        arrays = self.qm_positions, sites.positions, sites.charges, sites.potentials
+        first, second, third, fourth = (torch.from_numpy(array) for array in arrays)
+        return first, second, third, fourth
+
+    def pull_back(
+        self, by_qm: Tensor | None, by_site: Tensor | None, by_charge: Tensor | None, by_potential: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """See `WayBack`."""
+        given = Gradients(
+            np.zeros_like(self.qm_positions) if by_qm is None else _array(by_qm).copy(),
+            _given(by_site, self.sites.positions),
+            _given(by_charge, self.sites.charges),
+            _given(by_potential, self.sites.potentials),
+        )
+        qm, blur_width = (self.qm_positions, self.qm_shifts), self.cutoffs.blur_width
+        by_position, by_cell = pull_back(
+            self.region, self.groups, blur_width, self.images, qm, self.sites, given, self.n_atoms, self.by_cells
+        )
+        return torch.from_numpy(by_position), torch.from_numpy(by_cell) if self.by_cells else None
 
 
 class _Embed(torch.autograd.Function):
@@ -95,12 +127,10 @@ class _Embed(torch.autograd.Function):
         made: _Made,
     ) -> tuple[Tensor, ...]:
         """Return QM positions (B, n, 3), MM positions (B, K, 3), charges (B, K) and potentials (B, n)."""
-        sites = made.sites
-        arrays = made.qm_positions, sites.positions, sites.charges, sites.potentials
-        outputs = tuple(torch.from_numpy(array) for array in arrays)
+        outputs = made.tensors()
         ctx.save_for_backward(*outputs[:3])
         ctx.set_materialize_grads(False)
-        ctx.made, ctx.n_atoms = made, positions.shape[1]
+        ctx.made = made
         return outputs
 
     @staticmethod
@@ -115,18 +145,7 @@ class _Embed(torch.autograd.Function):
         """Return the gradients with respect to positions and cells."""
         # Looked at only to refuse what has been changed since: the arrays of what was made share their memory.
         _ = ctx.saved_tensors
-        made, by_cells = ctx.made, ctx.needs_input_grad[1]
-        given = Gradients(
-            np.zeros_like(made.qm_positions) if by_qm is None else _array(by_qm).copy(),
-            _given(by_site, made.sites.positions),
-            _given(by_charge, made.sites.charges),
-            _given(by_potential, made.sites.potentials),
-        )
-        qm, blur_width = (made.qm_positions, made.qm_shifts), made.cutoffs.blur_width
-        by_position, by_cell = pull_back(
-            made.region, made.groups, blur_width, made.images, qm, made.sites, given, ctx.n_atoms, by_cells
-        )
-        return torch.from_numpy(by_position), torch.from_numpy(by_cell) if by_cells else None, None
+        return *ctx.made.pull_back(by_qm, by_site, by_charge, by_potential), None
 
 
 def _given(gradient: Tensor | None, like: FloatArray) -> FloatArray:

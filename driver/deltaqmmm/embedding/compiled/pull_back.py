@@ -17,6 +17,7 @@ from deltaqmmm.embedding.compiled.site_loops import Sites, load_sites
 from deltaqmmm.embedding.compiled.tables import GroupTable, RegionTable
 from deltaqmmm.jit import Kernel, inlined
 from deltaqmmm.results import FloatArray, IntArray
+from deltaqmmm.threads import rows_of, side_by_side, threads_of_loops
 
 
 @inlined()
@@ -309,6 +310,12 @@ def pull_back(
     n_frames, n_sites = sites.charges.shape
     by_position, by_cell = np.empty((n_frames, n_atoms, 3)), np.empty((n_frames if by_cells else 0, 3, 3))
     n_slots = int(images.counts[:, 3].max(initial=0))
-    room = np.empty((n_sites, 4)), np.empty((7, n_slots)), np.empty(n_slots, dtype=np.int64), np.empty((N_ROWS, BLOCK))
-    _pull_back(region, groups, blur_width, images, *qm, sites, given, by_position, by_cell, *room)
+
+    def work(part: slice) -> bool:
+        totals, weights, rows = np.empty((n_sites, 4)), np.empty((7, n_slots)), np.empty(n_slots, dtype=np.int64)
+        own = rows_of(images, part), qm[0][part], qm[1][part], rows_of(sites, part), rows_of(given, part)
+        found = by_position[part], by_cell[part]
+        return _pull_back(region, groups, blur_width, *own, *found, totals, weights, rows, np.empty((N_ROWS, BLOCK)))
+
+    side_by_side(work, n_frames, threads_of_loops())
     return by_position, by_cell

@@ -14,6 +14,7 @@ from deltaqmmm.embedding.compiled.weight_loops import fill_nearest, weigh
 from deltaqmmm.jit import Kernel, inlined
 from deltaqmmm.periodic import check_positions
 from deltaqmmm.results import FloatArray, IntArray
+from deltaqmmm.threads import rows_of, side_by_side, threads_of_loops
 
 
 @inlined("contract")
@@ -136,9 +137,14 @@ def find_images(
     n_frames, n_qm = len(positions), len(region.atoms)
     qm_positions, qm_shifts = np.empty((n_frames, n_qm, 3)), np.empty((n_frames, n_qm, 3))
     while True:
-        images, room = image_room(n_frames, capacity, n_qm), search_room(capacity)
-        given = region, groups.starts, groups.references, cutoffs, lattices, positions
-        if _find_images(*given, qm_positions, qm_shifts, images, room):
+        images = image_room(n_frames, capacity, n_qm)
+
+        def work(part: slice, images: Images = images, capacity: int = capacity) -> bool:
+            given = region, groups.starts, groups.references, cutoffs, rows_of(lattices, part), positions[part]
+            found = qm_positions[part], qm_shifts[part], rows_of(images, part)
+            return _find_images(*given, *found, search_room(capacity))
+
+        if all(side_by_side(work, n_frames, threads_of_loops())):
             break
         check_positions(positions, positions.shape[1])
         needed = int(images.counts[:, 0].max())

@@ -18,6 +18,7 @@ from deltaqmmm.embedding.compiled.tables import GroupTable, Lattices
 from deltaqmmm.embedding.frames import FAR, FAR_STEP
 from deltaqmmm.jit import Kernel, inlined
 from deltaqmmm.results import FloatArray, IntArray
+from deltaqmmm.threads import rows_of, side_by_side, threads_of_loops
 
 
 class Sites(NamedTuple):
@@ -29,7 +30,8 @@ class Sites(NamedTuple):
         numbers: Shape (B, K).
         potentials: Shape (B, n), hartree/e.
         shifts: Lattice shift of each site's atom from where it is given, shape (B, K, 3); of no meaning for a virtual
-            site. Where derivatives by cells are not asked for, there is room for one frame alone, (1, K, 3).
+            site. Where derivatives by cells are not asked for, there are none, (0, K, 3); the loops have room for those
+            of one frame.
     """
 
     positions: FloatArray
@@ -229,8 +231,14 @@ def fill_sites(
         charges=np.empty((n_frames, n_sites)),
         numbers=np.empty((n_frames, n_sites), dtype=np.int64),
         potentials=np.empty((n_frames, n_qm)),
-        shifts=np.empty((n_frames if keep_shifts else 1, n_sites, 3)),
+        shifts=np.empty((n_frames if keep_shifts else 0, n_sites, 3)),
     )
-    block = np.empty((N_ROWS, BLOCK))
-    apart = _fill_sites(groups, lattices, blur_width, positions, qm_positions, images, sites, block)
-    return sites, apart
+
+    def work(part: slice) -> bool:
+        own = rows_of(sites, part)
+        if not keep_shifts:
+            own = own._replace(shifts=np.empty((1, n_sites, 3)))
+        given = positions[part], qm_positions[part], rows_of(images, part), own
+        return _fill_sites(groups, rows_of(lattices, part), blur_width, *given, np.empty((N_ROWS, BLOCK)))
+
+    return sites, all(side_by_side(work, n_frames, threads_of_loops()))

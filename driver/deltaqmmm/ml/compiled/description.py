@@ -1,4 +1,4 @@
-"""From positions to features, and from derivatives by the features back to positions, by compiled loops alone."""
+"""The correction from positions to energies, and from derivatives by the features back, by compiled loops alone."""
 
 from __future__ import annotations
 
@@ -10,97 +10,89 @@ import torch
 from torch import Tensor
 
 from deltaqmmm.ml.compiled.arrays import array
-from deltaqmmm.ml.compiled.feature_loops import FeatureTable, combine_sums, feature_table, pull_back_features
-from deltaqmmm.ml.compiled.structure_loops import (
-    StructureTable,
-    neighbour_pull_back,
-    neighbour_sums,
-    structure_table,
-)
+from deltaqmmm.ml.compiled.feature_loops import combine_sums, feature_table, pull_back_features
+from deltaqmmm.ml.compiled.network_loops import CompiledNetwork
+from deltaqmmm.ml.compiled.structure_loops import neighbour_pull_back, neighbour_sums, structure_table
 from deltaqmmm.ml.compiled.surroundings import CompiledSurroundings, shell_tables
 from deltaqmmm.ml.functions import SymmetryFunctions
-from deltaqmmm.results import FloatArray
+from deltaqmmm.ml.network import InferenceNetwork
+from deltaqmmm.results import FloatArray, IntArray
+from deltaqmmm.threads import side_by_side, threads_of_loops
 
 
-class CompiledDescriptor:
-    """The symmetry functions of one system in float64 on the CPU.
+class CompiledCorrection:
+    """The correction of one system in float64 on the CPU.
 
     Args:
-        functions: Which ones.
-        elements: The E elements of the model, sorted.
-        qm_symbols: Elements of the n QM atoms.
-        n_types: Number of types of MM sites T.
-        numbers: Type of each of the M sites, then that of padding, shape (M + 1,), int64.
-        factors: Likewise what makes the weight of a site of its effective charge, shape (M + 1,), 1/e.
+        functions: The symmetry functions.
+        symbols: The E elements of the model, sorted, and the elements of the n QM atoms.
+        types: Number of types of MM sites T; type of each of the M sites, then that of padding, shape (M + 1,), int64;
+            likewise what makes the weight of a site of its effective charge, shape (M + 1,), 1/e.
+        network: The networks.
     """
 
     def __init__(
         self,
         functions: SymmetryFunctions,
-        elements: Sequence[str],
-        qm_symbols: Sequence[str],
-        n_types: int,
-        numbers: Tensor,
-        factors: Tensor,
+        symbols: tuple[Sequence[str], Sequence[str]],
+        types: tuple[int, Tensor, Tensor],
+        network: InferenceNetwork,
     ) -> None:
+        (elements, qm_symbols), (n_types, numbers, factors) = symbols, types
         species = np.array([elements.index(symbol) for symbol in qm_symbols], dtype=np.int64)
         self._structure = structure_table(functions, species)
         self._shells = shell_tables(functions)
         self._features = feature_table(functions, len(elements), n_types)
         self._n_elements, self._n_types = len(elements), n_types
         self._numbers, self._factors = array(numbers), array(factors)
+        self._network = CompiledNetwork(network)
 
-    def describe(
+    def evaluate(
         self, qm_positions: Tensor, mm_positions: Tensor, mm_charges: Tensor, mm_sites: Tensor
-    ) -> CompiledDescription:
-        """Compute all sums and features of B frames; see `Correction.evaluate` for the arguments."""
-        qm, mm, charges, sites = map(array, (qm_positions, mm_positions, mm_charges, mm_sites))
-        factors = self._factors[sites]
-        given = (qm, mm, charges * factors, self._numbers[sites])
-        around = CompiledSurroundings.between(self._shells, *given, self._n_types)
-        inside, pairs = neighbour_sums(self._structure, qm, self._n_elements)
-        features = torch.from_numpy(combine_sums(self._features, inside, *around.moments))
-        return CompiledDescription(self._structure, self._features, inside, pairs, around, features, factors)
-
-
-@dataclass(frozen=True, eq=False)
-class CompiledDescription:
-    """The features of B frames, and the way back.
-
-    Attributes:
-        structure: The functions between QM atoms.
-        table: What the features are made of.
-        inside: Sums over QM neighbours, shape (B, n, E, Q).
-        pairs: What is kept of pairs of QM atoms; see `structure_loops`.
-        around: Sums over MM sites.
-        features: Shape (B, n, `n_features`).
-        factors: Derivatives of the weights by the effective charges, shape (B, K), 1/e.
-    """
-
-    structure: StructureTable
-    table: FeatureTable
-    inside: FloatArray
-    pairs: FloatArray
-    around: CompiledSurroundings
-    features: Tensor
-    factors: FloatArray
-
-    def pull_back(self, slopes: Tensor) -> tuple[Tensor, CompiledDerivatives]:
-        """From derivatives by the features to those by positions and charges.
+    ) -> tuple[Tensor, Tensor, CompiledDerivatives]:
+        """Evaluate B frames, side by side on the threads of `threads_of_loops`.
 
         Args:
-            slopes: dE/d(features) of C energies, shape (C, B, n, `n_features`).
+            qm_positions: See `Correction.evaluate`, also for the others.
+            mm_positions: Likewise.
+            mm_charges: Likewise.
+            mm_sites: Likewise.
 
         Returns:
-            dE/dR of the QM atoms, shape (C, B, n, 3), hartree/bohr, and what gives the others.
+            Energies without the offsets of the elements, shape (C, B), hartree, dE/dR of the QM atoms, shape
+            (C, B, n, 3), hartree/bohr, and what gives the derivatives by the sites.
         """
-        around = self.around
-        by_inside, *by_shells = pull_back_features(self.table, self.inside, *around.moments, array(slopes))
-        found = np.zeros((*by_inside.shape[:3], 3))
-        neighbour_pull_back(self.structure, self.pairs, by_inside, found)
-        for gradients, jacobian in zip(by_shells, around.jacobians, strict=True):
-            found += contract(gradients, jacobian)
-        return torch.from_numpy(found), CompiledDerivatives(around, (by_shells[0], by_shells[1]), self.factors)
+        qm, mm, charges, sites = map(array, (qm_positions, mm_positions, mm_charges, mm_sites))
+
+        def work(part: slice) -> tuple[FloatArray, FloatArray, PartDerivatives]:
+            return self._evaluate(qm[part], mm[part], charges[part], sites[part])
+
+        threads = threads_of_loops()
+        energies, gradients, parts = zip(*side_by_side(work, len(qm), threads), strict=True)
+        return (
+            torch.from_numpy(np.concatenate(energies, axis=1)),
+            torch.from_numpy(np.concatenate(gradients, axis=1)),
+            CompiledDerivatives(parts, threads),
+        )
+
+    def _evaluate(
+        self, qm: FloatArray, mm: FloatArray, charges: FloatArray, sites: IntArray
+    ) -> tuple[FloatArray, FloatArray, PartDerivatives]:
+        factors = self._factors[sites]
+        around = CompiledSurroundings.between(
+            self._shells, qm, mm, charges * factors, self._numbers[sites], self._n_types
+        )
+        inside, pairs = neighbour_sums(self._structure, qm, self._n_elements)
+        features = combine_sums(self._features, inside, *around.moments)
+        energies, slopes = self._network.energies_and_slopes(features)
+        by_inside, *by_shells = pull_back_features(
+            self._features, inside, *around.moments, slopes, self._network.blocks
+        )
+        gradients = np.zeros((*by_inside.shape[:3], 3))
+        neighbour_pull_back(self._structure, pairs, by_inside, gradients)
+        for by_moment, jacobian in zip(by_shells, around.jacobians, strict=True):
+            gradients += contract(by_moment, jacobian)
+        return energies, gradients, PartDerivatives(around, (by_shells[0], by_shells[1]), factors)
 
 
 def contract(gradients: FloatArray, jacobian: FloatArray) -> FloatArray:
@@ -112,28 +104,70 @@ def contract(gradients: FloatArray, jacobian: FloatArray) -> FloatArray:
 
 
 @dataclass(frozen=True, eq=False)
-class CompiledDerivatives:
-    """Derivatives of C members' energies by sites and their charges; see `SiteDerivatives`.
+class PartDerivatives:
+    """Derivatives of C members' energies by the sites of some frames.
 
     Attributes:
         around: What takes derivatives by the moments back to sites.
-        by_moment: These derivatives, of both shells, each of shape (C, B, n, F, R, T).
-        factors: Derivatives of the weights by the effective charges, shape (B, K), 1/e.
+        by_moment: These derivatives, of both shells, each of shape (C, b, n, F, R, T).
+        factors: Derivatives of the weights by the effective charges, shape (b, K), 1/e.
     """
 
     around: CompiledSurroundings
     by_moment: tuple[FloatArray, FloatArray]
     factors: FloatArray
 
+    def weighted(self, weights: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """See `SiteDerivatives`."""
+        outer, inner = (np.einsum("mcb,cbifrt->mbifrt", weights, gradients) for gradients in self.by_moment)
+        by_site, by_weight = self.around.pull_back(outer, inner)
+        by_weight *= self.factors
+        return by_site, by_weight
+
+    def near(self, distance: float, weights: FloatArray) -> FloatArray:
+        """See `SiteDerivatives`."""
+        outer, inner = (np.tensordot(weights, gradients, axes=1) for gradients in self.by_moment)
+        return self.around.pull_back_near(outer, inner, distance)
+
+
+@dataclass(frozen=True, eq=False)
+class CompiledDerivatives:
+    """Derivatives of C members' energies by sites and their charges; see `SiteDerivatives`.
+
+    Attributes:
+        parts: Of consecutive frames.
+        threads: Parts computed side by side.
+    """
+
+    parts: Sequence[PartDerivatives]
+    threads: int
+
     def weighted(self, weights: Tensor) -> tuple[Tensor, Tensor]:
         """See `SiteDerivatives`."""
         given = array(weights.to(torch.float64))
-        outer, inner = (np.einsum("mcb,cbifrt->mbifrt", given, gradients) for gradients in self.by_moment)
-        by_site, by_weight = self.around.pull_back(outer, inner)
-        return torch.from_numpy(by_site), torch.from_numpy(by_weight * self.factors)
+        starts = np.cumsum([0, *(len(part.factors) for part in self.parts)])
+
+        def work(which: slice) -> list[tuple[FloatArray, FloatArray]]:
+            return [
+                self.parts[part].weighted(given[:, :, starts[part] : starts[part + 1]])
+                for part in range(which.start, which.stop)
+            ]
+
+        found = [one for part in side_by_side(work, len(self.parts), self.threads) for one in part]
+        by_site, by_charge = (np.concatenate(arrays, axis=1) for arrays in zip(*found, strict=True))
+        return torch.from_numpy(by_site), torch.from_numpy(by_charge)
 
     def near(self, distance: float, weights: Tensor) -> Tensor:
         """See `SiteDerivatives`."""
         given = array(weights.to(torch.float64))
-        outer, inner = (np.tensordot(given, gradients, axes=1) for gradients in self.by_moment)
-        return torch.from_numpy(self.around.pull_back_near(outer, inner, distance))
+
+        def work(which: slice) -> list[FloatArray]:
+            return [part.near(distance, given) for part in self.parts[which]]
+
+        found = [one for part in side_by_side(work, len(self.parts), self.threads) for one in part]
+        joined = np.zeros((len(given), sum(one.shape[1] for one in found), max(one.shape[2] for one in found), 3))
+        first = 0
+        for one in found:
+            joined[:, first : first + one.shape[1], : one.shape[2]] = one
+            first += one.shape[1]
+        return torch.from_numpy(joined)

@@ -209,19 +209,23 @@ def _fill_moment_gradients(
     outer: FloatArray,
     inner: FloatArray,
     slopes: FloatArray,
+    blocks: IntArray,
     by_inside: FloatArray,
     by_outer: FloatArray,
     by_inner: FloatArray,
     rows: FloatArray,
 ) -> bool:
-    """Fill in what `pull_back_features` gives,."""
+    """Fill in what `pull_back_features` gives."""
     n_atoms, n_elements, n_sums = inside.shape[1], inside.shape[2], inside.shape[3]
     n_radial, starts = table.n_radial, table.rank_starts
     n_rows = starts[len(starts) - 1]
-    for member in range(len(slopes)):
-        for frame in range(len(inside)):
+    n_members, n_frames = by_inside.shape[0], by_inside.shape[1]
+    for member in range(n_members):
+        for frame in range(n_frames):
             for atom in range(n_atoms):
-                sums, given, found = inside[frame, atom], slopes[member, frame, atom], by_inside[member, frame, atom]
+                first, count, own = blocks[atom, 0], blocks[atom, 1], blocks[atom, 2]
+                given = slopes[n_members * n_frames * first + (member * n_frames + frame) * count + own]
+                sums, found = inside[frame, atom], by_inside[member, frame, atom]
                 clear(found, n_elements, n_sums)
                 place = 0
                 for index in range(n_radial):
@@ -265,7 +269,12 @@ def combine_sums(table: FeatureTable, inside: FloatArray, outer: FloatArray, inn
 
 
 def pull_back_features(
-    table: FeatureTable, inside: FloatArray, outer: FloatArray, inner: FloatArray, slopes: FloatArray
+    table: FeatureTable,
+    inside: FloatArray,
+    outer: FloatArray,
+    inner: FloatArray,
+    slopes: FloatArray,
+    blocks: IntArray | None = None,
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
     """`features.pull_back_features`.
 
@@ -274,16 +283,22 @@ def pull_back_features(
         inside: As for `combine_sums`.
         outer: Likewise.
         inner: Likewise.
-        slopes: dE/d(features) of C energies, shape (C, B, n, `n_features`).
+        slopes: dE/d(features) of C energies, shape (C, B, n, `n_features`); with blocks (C B n, `n_features`).
+        blocks: Which row is whose, see `CompiledNetwork`, shape (n, 3).
 
     Returns:
         The derivatives by the sums inside, in the outer and in the inner shell, each with C in front.
     """
+    n_features, n_atoms = slopes.shape[-1], inside.shape[1]
+    rows = slopes.reshape(-1, n_features)
+    n_members = len(rows) // max(len(inside) * n_atoms, 1) if blocks is not None else len(slopes)
+    if blocks is None:
+        blocks = np.stack([np.zeros(n_atoms, dtype=np.int64), np.full(n_atoms, n_atoms), np.arange(n_atoms)], axis=1)
     found = (
-        np.empty((len(slopes), *inside.shape)),
-        np.empty((len(slopes), *outer.shape)),
-        np.empty((len(slopes), *inner.shape)),
+        np.empty((n_members, *inside.shape)),
+        np.empty((n_members, *outer.shape)),
+        np.empty((n_members, *inner.shape)),
     )
 
-    _fill_moment_gradients(table, inside, outer, inner, slopes, *found, np.empty((2, 10)))
+    _fill_moment_gradients(table, inside, outer, inner, rows, blocks, *found, np.empty((2, 10)))
     return found

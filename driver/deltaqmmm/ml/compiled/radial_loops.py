@@ -49,6 +49,8 @@ def radial_functions(radial: RadialTable, block: Block, size: int) -> None:
         ratio = pairs[4, pair] * scale
         power = ratio * ratio
         inside = 1.0 - power * ratio
+        # Nothing beyond the cutoff; what is not a number stays so.
+        inside = 0.0 if inside < 0.0 else inside
         square = inside * inside
         common[1, pair] = square * inside
         common[2, pair] = -9.0 * scale * power * square

@@ -7,92 +7,130 @@ import numpy as np
 from deltaqmmm.jit import Kernel, inlined
 from deltaqmmm.ml.compiled.arrays import check, checked_frames
 from deltaqmmm.ml.compiled.radial_loops import multiply_rows, radial_functions
-from deltaqmmm.ml.compiled.site_loops import clear, find_within, load, sort_sites
-from deltaqmmm.ml.compiled.tables import BLOCK, GROUP, Block, RadialTable, RowTable, ShellTable, Sites, shell_room
+from deltaqmmm.ml.compiled.site_loops import clear, find_within, load, load_all, most_within, sort_sites
+from deltaqmmm.ml.compiled.tables import BLOCK, FUNCTIONS, Block, RadialTable, RowTable, ShellTable, Sites, site_room
+from deltaqmmm.ml.compiled.vector_loops import (
+    FOUND,
+    PAIRS,
+    VectorRoom,
+    are_vectors,
+    fill_gaussians,
+    pull_back_vectors,
+    vector_room,
+)
 from deltaqmmm.results import FloatArray, IntArray
 
+# A loop is done for several pairs at once where it is certain that what it writes is nothing that it reads. That is
+# looked up when it begins, for no more than eight pairs of rows: so loops write one row, and read a few.
+
 
 @inlined("contract", "reassoc", "nsz")
-def _add_scaled(
-    factors: FloatArray,
-    rows: FloatArray,
-    row: int,
-    left: FloatArray,
-    right: FloatArray,
-    index: int,
-    size: int,
-    found: FloatArray,
+def _join_functions(
+    factors: FloatArray, row: int, radial: FloatArray, n_functions: int, size: int, found: FloatArray
 ) -> None:
-    """Add linear combinations of a group of rows, times two of the left to found[3], of the right to found[4]."""
-    a, b = factors[index], factors[index + 1]
-    a0, a1, a2, a3, a4 = a[row], a[row + 1], a[row + 2], a[row + 3], a[row + 4]
-    b0, b1, b2, b3, b4 = b[row], b[row + 1], b[row + 2], b[row + 3], b[row + 4]
+    """Make one row of derivatives by monomials: the sum of radial functions times factors (F, R)."""
+    a, b, c, d = factors[0, row], factors[1, row], factors[2, row], factors[3, row]
     for pair in range(size):
-        r0, r1, r2 = rows[row, pair], rows[row + 1, pair], rows[row + 2, pair]
-        r3, r4 = rows[row + 3, pair], rows[row + 4, pair]
-        first = (a0 * r0 + a1 * r1 + a2 * r2) + (a3 * r3 + a4 * r4)
-        second = (b0 * r0 + b1 * r1 + b2 * r2) + (b3 * r3 + b4 * r4)
-        found[3, pair] += left[index, pair] * first + left[index + 1, pair] * second
-        found[4, pair] += right[index, pair] * first + right[index + 1, pair] * second
+        found[row, pair] = (a * radial[0, pair] + b * radial[1, pair]) + (c * radial[2, pair] + d * radial[3, pair])
+    for index in range(FUNCTIONS, n_functions, 2):
+        a, b = factors[index, row], factors[index + 1, row]
+        for pair in range(size):
+            found[row, pair] += a * radial[index, pair] + b * radial[index + 1, pair]
 
 
 @inlined("contract", "reassoc", "nsz")
-def _add_turned(
-    factors: FloatArray, rows: FloatArray, row: int, left: FloatArray, index: int, size: int, found: FloatArray
-) -> None:
-    """Add for each component a linear combination of a group of rows, times one of the left, to found."""
-    x, y, z = factors[0, index], factors[1, index], factors[2, index]
-    x0, x1, x2, x3, x4 = x[row], x[row + 1], x[row + 2], x[row + 3], x[row + 4]
-    y0, y1, y2, y3, y4 = y[row], y[row + 1], y[row + 2], y[row + 3], y[row + 4]
-    z0, z1, z2, z3, z4 = z[row], z[row + 1], z[row + 2], z[row + 3], z[row + 4]
-    for pair in range(size):
-        r0, r1, r2 = rows[row, pair], rows[row + 1, pair], rows[row + 2, pair]
-        r3, r4 = rows[row + 3, pair], rows[row + 4, pair]
-        value = left[index, pair]
-        found[0, pair] += value * ((x0 * r0 + x1 * r1 + x2 * r2) + (x3 * r3 + x4 * r4))
-        found[1, pair] += value * ((y0 * r0 + y1 * r1 + y2 * r2) + (y3 * r3 + y4 * r4))
-        found[2, pair] += value * ((z0 * r0 + z1 * r1 + z2 * r2) + (z3 * r3 + z4 * r4))
-
-
-@inlined("contract", "reassoc", "nsz")
-def _add_constant(factors: FloatArray, left: FloatArray, index: int, size: int, found: FloatArray) -> None:
-    """`_add_turned` with the first row alone, which is 1, for all three components."""
-    x0, y0, z0 = factors[0, index, 0], factors[1, index, 0], factors[2, index, 0]
-    x1, y1, z1 = factors[0, index + 1, 0], factors[1, index + 1, 0], factors[2, index + 1, 0]
-    for pair in range(size):
-        a, b = left[index, pair], left[index + 1, pair]
-        found[0, pair] += x0 * a + x1 * b
-        found[1, pair] += y0 * a + y1 * b
-        found[2, pair] += z0 * a + z1 * b
-
-
-@inlined("contract")
-def _turn(table: RowTable, gradients: FloatArray, kind: int, factors: FloatArray, turned: FloatArray) -> None:
-    """Copy gradients (F, R, T) to factors, and make of them what multiplies rows in the derivatives by components."""
-    for index in range(gradients.shape[0]):
-        for row in range(gradients.shape[1]):
-            factors[index, row] = gradients[index, row, kind]
-    for lower in range(table.n_lower):
+def _join_rows(table: RowTable, size: int, block: Block) -> None:
+    """Fill in derivatives by vectors and weights from those by monomials."""
+    pairs, rows, plain, steep, found = block.pairs, block.rows, block.by_row, block.steep_by_row, block.found
+    clear(found, len(found), size)
+    for row in range(len(table.raised)):
+        for pair in range(size):
+            found[3, pair] += plain[row, pair] * rows[row, pair]
+        for pair in range(size):
+            found[4, pair] += 2.0 * steep[row, pair] * rows[row, pair]
         for y in range(3):
-            # The only row whose derivative by this component is the lower one, times a factor.
-            row = table.raised[lower, y]
-            for index in range(gradients.shape[0]):
-                turned[y, index, lower] = table.lowered_by[row, y] * factors[index, row]
-
-
-@inlined("contract")
-def _scatter(pairs: FloatArray, found: FloatArray, sites: Sites, begin: int, end: int, sums: FloatArray) -> None:
-    """Add to some of the sites within the cutoff (K, 4) the derivatives by the vectors to them and by their weights."""
-    size = end - begin
+            lower, factor = table.lowered[row, y], table.lowered_by[row, y]
+            if factor != 0.0:
+                for pair in range(size):
+                    found[y, pair] += factor * plain[row, pair] * rows[lower, pair]
     for y in range(3):
         for pair in range(size):
-            found[y, pair] += 2.0 * found[4, pair] * pairs[y, pair]
-    for pair in range(size):
-        place = sites.within[begin + pair]
-        sums[place, 0] += found[0, pair]
-        sums[place, 1] += found[1, pair]
-        sums[place, 2] += found[2, pair]
-        sums[place, 3] += found[3, pair]
+            found[y, pair] += found[4, pair] * pairs[y, pair]
+
+
+@inlined("contract", "reassoc", "nsz")
+def _join_tensors(table: RowTable, n_functions: int, size: int, block: Block) -> None:
+    """Fill in derivatives by vectors and weights from factors of monomials up to rank 2, function after function."""
+    values, slopes, work = block.values, block.slopes, block.flat
+    clear(block.found, len(block.found), size)
+    for index in range(n_functions):
+        value, slope, given, norms = values[index], slopes[index], block.factors[index], table.factors
+        f, fx, fy, fz = given[0], given[1], given[2], given[3]
+        xx, yy, zz = 2.0 * norms[4] * given[4], 2.0 * norms[7] * given[7], 2.0 * norms[9] * given[9]
+        xy, xz, yz = norms[5] * given[5], norms[6] * given[6], norms[8] * given[8]
+        # Known to be no more, places are known not to be negative.
+        for pair in range(min(size, BLOCK)):
+            x, y, z = work[pair], work[BLOCK + pair], work[2 * BLOCK + pair]
+            u, v, w = fx + xx * x + (xy * y + xz * z), fy + xy * x + (yy * y + yz * z), fz + xz * x + (yz * y + zz * z)
+            total = f + 0.5 * (((fx + u) * x + (fy + v) * y) + (fz + w) * z)
+            work[5 * BLOCK + pair] += value[pair] * u
+            work[6 * BLOCK + pair] += value[pair] * v
+            work[7 * BLOCK + pair] += value[pair] * w
+            work[8 * BLOCK + pair] += value[pair] * total
+            work[9 * BLOCK + pair] += 2.0 * slope[pair] * total
+    for pair in range(min(size, BLOCK)):
+        twice = work[9 * BLOCK + pair]
+        work[5 * BLOCK + pair] += twice * work[pair]
+        work[6 * BLOCK + pair] += twice * work[BLOCK + pair]
+        work[7 * BLOCK + pair] += twice * work[2 * BLOCK + pair]
+
+
+@inlined("contract")
+def _pull_back_block(table: RowTable, gradients: FloatArray, kind: int, size: int, block: Block) -> None:
+    """Fill in derivatives by vectors and weights of one block from those by the moments of one atom (F, R, T)."""
+    n_functions = gradients.shape[0]
+    for index in range(n_functions):
+        for row in range(gradients.shape[1]):
+            block.factors[index, row] = gradients[index, row, kind]
+    if gradients.shape[1] == 10:
+        _join_tensors(table, n_functions, size, block)
+        return
+    for row in range(gradients.shape[1]):
+        _join_functions(block.factors, row, block.values, n_functions, size, block.by_row)
+        _join_functions(block.factors, row, block.slopes, n_functions, size, block.steep_by_row)
+    _join_rows(table, size, block)
+
+
+@inlined("contract")
+def _add_all(found: FloatArray, begin: int, size: int, sums: FloatArray) -> None:
+    """Add what was found to the sums (4, K') of consecutive sites."""
+    for y in range(4):
+        own = sums[y, begin : begin + size]
+        for pair in range(size):
+            own[pair] += found[y, pair]
+
+
+@inlined("contract")
+def _scatter(found: FloatArray, within: IntArray, begin: int, end: int, sums: FloatArray) -> None:
+    """Add what was found to the sums (4, K') of the sites within the cutoff."""
+    for pair in range(end - begin):
+        place = within[begin + pair]
+        sums[0, place] += found[0, pair]
+        sums[1, place] += found[1, pair]
+        sums[2, place] += found[2, pair]
+        sums[3, place] += found[3, pair]
+
+
+@inlined("contract")
+def _give(sites: Sites, sums: FloatArray, by_site: FloatArray, by_weight: FloatArray) -> None:
+    """Add the sums of one frame (C, 4, K') to what is found for its sites, (C, K, 3) and (C, K)."""
+    for member in range(len(sums)):
+        for place in range(sites.starts[len(sites.starts) - 1]):
+            site = sites.numbers[place]
+            if site >= 0:
+                for y in range(3):
+                    by_site[member, site, y] += sites.table[3, place] * sums[member, y, place]
+                by_weight[member, site] += sums[member, 3, place]
 
 
 @Kernel
@@ -112,46 +150,85 @@ def _add_pull_back(
 ) -> bool:
     """Add to by_site (C, B, K, 3) and by_weight (C, B, K).
 
-    Sums (C, K, 4) are for the derivatives of one frame, without the factors w_k. False for a type that there is not.
+    Sums (C, 4, K') are for the derivatives of one frame, without the factors w_k. False for a type that there is not.
     """
-    n_functions, n_moments, n_members = len(radial.kinds), len(table.raised), len(gradients)
-    values, slopes, rows, found = block.values, block.slopes, block.rows, block.found
+    n_moments, n_members, rows = len(table.raised), len(gradients), block.rows
     for pair in range(BLOCK):
         rows[0, pair] = 1.0
     for frame in range(len(qm)):
         if not sort_sites(radial.cutoff, qm[frame], mm[frame], weights[frame], types[frame], True, sites):
             return False
-        n_sites = sites.starts[len(sites.starts) - 1]
+        everything, n_sites = most_within(radial.cutoff, qm[frame]), sites.starts[len(sites.starts) - 1]
         for member in range(n_members):
-            clear(sums[member], n_sites, 4)
+            clear(sums[member], 4, n_sites)
         for atom in range(qm.shape[1]):
             centre = qm[frame, atom]
             for kind in range(gradients.shape[5]):
-                count = find_within(radial.cutoff, centre, kind, sites)
-                for begin in range(0, count, BLOCK):
-                    end = min(begin + BLOCK, count)
-                    size = load(centre, sites, begin, end, block.pairs)
+                first, last = sites.starts[kind], sites.starts[kind + 1]
+                if not everything:
+                    first, last = 0, find_within(radial.cutoff, centre, kind, sites)
+                for begin in range(first, last, BLOCK):
+                    end = min(begin + BLOCK, last)
+                    size = end - begin
+                    if not everything:
+                        size = load(centre, sites, begin, end, block.pairs)
+                    else:
+                        load_all(centre, sites, begin, end, block.pairs)
                     radial_functions(radial, block, size)
-                    multiply_rows(table, n_moments, block.pairs, rows, size)
+                    if n_moments != 10:
+                        multiply_rows(table, n_moments, block.pairs, rows, size)
                     for member in range(n_members):
-                        _turn(table, gradients[member, frame, atom], kind, block.factors, block.turned)
-                        clear(found, len(found), size)
-                        for index in range(0, n_functions, 2):
-                            for row in range(0, n_moments, GROUP):
-                                _add_scaled(block.factors, rows, row, values, slopes, index, size, found)
-                            if table.n_lower == 1:
-                                _add_constant(block.turned, values, index, size, found)
-                            else:
-                                for row in range(0, table.n_lower, GROUP):
-                                    _add_turned(block.turned, rows, row, values, index, size, found)
-                                    _add_turned(block.turned, rows, row, values, index + 1, size, found)
-                        _scatter(block.pairs, found, sites, begin, end, sums[member])
-        for member in range(n_members):
-            for place in range(n_sites):
-                site = sites.numbers[place]
-                for y in range(3):
-                    by_site[member, frame, site, y] += sites.table[3, place] * sums[member, place, y]
-                by_weight[member, frame, site] += sums[member, place, 3]
+                        _pull_back_block(table, gradients[member, frame, atom], kind, size, block)
+                        if everything:
+                            _add_all(block.found, begin, size, sums[member])
+                        else:
+                            _scatter(block.found, sites.within, begin, end, sums[member])
+        _give(sites, sums, by_site[:, frame], by_weight[:, frame])
+    return True
+
+
+@Kernel
+def _add_vector_pull_back(
+    radial: RadialTable,
+    qm: FloatArray,
+    mm: FloatArray,
+    weights: FloatArray,
+    types: IntArray,
+    gradients: FloatArray,
+    by_site: FloatArray,
+    by_weight: FloatArray,
+    sites: Sites,
+    room: VectorRoom,
+    sums: FloatArray,
+) -> bool:
+    """The same for what `vector_loops` can do."""
+    for frame in range(len(qm)):
+        if not sort_sites(radial.cutoff, qm[frame], mm[frame], weights[frame], types[frame], True, sites):
+            return False
+        everything, n_sites = most_within(radial.cutoff, qm[frame]), sites.starts[len(sites.starts) - 1]
+        for member in range(len(gradients)):
+            clear(sums[member], 4, n_sites)
+        for atom in range(qm.shape[1]):
+            centre = qm[frame, atom]
+            for kind in range(gradients.shape[5]):
+                first, last = sites.starts[kind], sites.starts[kind + 1]
+                if not everything:
+                    first, last = 0, find_within(radial.cutoff, centre, kind, sites)
+                for begin in range(first, last, PAIRS):
+                    end = min(begin + PAIRS, last)
+                    size = end - begin
+                    if everything:
+                        load_all(centre, sites, begin, end, room.rows)
+                    else:
+                        size = load(centre, sites, begin, end, room.rows)
+                    fill_gaussians(radial, False, size, room)
+                    for member in range(len(gradients)):
+                        pull_back_vectors(radial.etas, gradients[member, frame, atom], kind, size, room)
+                        if everything:
+                            _add_all(room.rows[FOUND:], begin, size, sums[member])
+                        else:
+                            _scatter(room.rows[FOUND:], sites.within, begin, end, sums[member])
+        _give(sites, sums, by_site[:, frame], by_weight[:, frame])
     return True
 
 
@@ -189,7 +266,14 @@ def shell_pull_back(
             raise ValueError(f"{name} is added to in place: it must be contiguous.")
     given.append(np.ascontiguousarray(gradients))
 
-    room = shell_room(table, mm.shape[1], n_types)
-    sums = np.empty((n_members, mm.shape[1], 4))
-    if not _add_pull_back(table.radial, table.rows, *given, by_site, by_weight, *room, sums):
+    if table.n_functions == 0:
+        return
+    sites = site_room(mm.shape[1], n_types)
+    sums = np.empty((n_members, 4, len(sites.numbers)))
+    if are_vectors(table):
+        known = _add_vector_pull_back(table.radial, *given, by_site, by_weight, sites, vector_room(), sums)
+    else:
+        block = table.block_room(BLOCK)
+        known = _add_pull_back(table.radial, table.rows, *given, by_site, by_weight, sites, block, sums)
+    if not known:
         raise ValueError(f"the types of sites must be from 0 to {n_types - 1}.")

@@ -11,8 +11,18 @@ import numpy as np
 from deltaqmmm.jit import Kernel, inlined
 from deltaqmmm.ml.compiled.arrays import checked_frames
 from deltaqmmm.ml.compiled.radial_loops import multiply_rows, radial_functions
-from deltaqmmm.ml.compiled.site_loops import clear, find_within, load, sort_sites
-from deltaqmmm.ml.compiled.tables import BLOCK, GROUP, Block, RadialTable, RowTable, ShellTable, Sites, shell_room
+from deltaqmmm.ml.compiled.site_loops import clear, find_within, load, load_all, most_within, sort_sites
+from deltaqmmm.ml.compiled.tables import BLOCK, GROUP, Block, RadialTable, RowTable, ShellTable, Sites, site_room
+from deltaqmmm.ml.compiled.vector_loops import (
+    PAIRS,
+    VectorRoom,
+    add_plain,
+    add_steep,
+    are_vectors,
+    fill_gaussians,
+    give_sums,
+    vector_room,
+)
 from deltaqmmm.results import FloatArray, IntArray
 
 
@@ -66,14 +76,22 @@ def _fill_shell_sums(
     for frame in range(len(qm)):
         if not sort_sites(radial.cutoff, qm[frame], mm[frame], weights[frame], types[frame], False, sites):
             return False
+        everything = most_within(radial.cutoff, qm[frame])
         for atom in range(qm.shape[1]):
             centre = qm[frame, atom]
             for kind in range(moments.shape[4]):
                 clear(plain, *plain.shape)
                 clear(steep, *steep.shape)
-                count = find_within(radial.cutoff, centre, kind, sites)
-                for begin in range(0, count, BLOCK):
-                    size = load(centre, sites, begin, min(begin + BLOCK, count), block.pairs)
+                first, last = sites.starts[kind], sites.starts[kind + 1]
+                if not everything:
+                    first, last = 0, find_within(radial.cutoff, centre, kind, sites)
+                for begin in range(first, last, BLOCK):
+                    end = min(begin + BLOCK, last)
+                    size = end - begin
+                    if not everything:
+                        size = load(centre, sites, begin, end, block.pairs)
+                    else:
+                        load_all(centre, sites, begin, end, block.pairs)
                     radial_functions(radial, block, size)
                     for pair in range(size):
                         rows[0, pair] = block.pairs[3, pair]
@@ -90,6 +108,46 @@ def _fill_shell_sums(
                             along = table.raised_by[row, y] * steep[index, table.raised[row, y]]
                             turning = table.lowered_by[row, y] * plain[index, table.lowered[row, y]]
                             jacobian[frame, atom, index, row, kind, y] = -2.0 * along - turning
+    return True
+
+
+@Kernel
+def _fill_vector_sums(
+    radial: RadialTable,
+    qm: FloatArray,
+    mm: FloatArray,
+    weights: FloatArray,
+    types: IntArray,
+    moments: FloatArray,
+    jacobian: FloatArray,
+    sites: Sites,
+    room: VectorRoom,
+) -> bool:
+    """The same for what `vector_loops` can do."""
+    for frame in range(len(qm)):
+        if not sort_sites(radial.cutoff, qm[frame], mm[frame], weights[frame], types[frame], False, sites):
+            return False
+        everything = most_within(radial.cutoff, qm[frame])
+        for atom in range(qm.shape[1]):
+            centre = qm[frame, atom]
+            for kind in range(moments.shape[4]):
+                clear(room.plain, *room.plain.shape)
+                clear(room.steep, *room.steep.shape)
+                first, last = sites.starts[kind], sites.starts[kind + 1]
+                if not everything:
+                    first, last = 0, find_within(radial.cutoff, centre, kind, sites)
+                for begin in range(first, last, PAIRS):
+                    end = min(begin + PAIRS, last)
+                    size = end - begin
+                    if everything:
+                        load_all(centre, sites, begin, end, room.rows)
+                    else:
+                        size = load(centre, sites, begin, end, room.rows)
+                    fill_gaussians(radial, True, size, room)
+                    add_plain(size, room.rows, room.plain)
+                    for index in range(len(radial.etas)):
+                        add_steep(radial.etas, index, size, room.rows, room.steep)
+                give_sums(kind, room, moments[frame, atom], jacobian[frame, atom])
     return True
 
 
@@ -116,7 +174,12 @@ def shell_sums(
     moments = np.empty((*qm.shape[:2], table.n_functions, table.n_rows, n_types))
     jacobian = np.empty((*moments.shape, 3))
 
-    room = shell_room(table, mm.shape[1], n_types)
-    if not _fill_shell_sums(table.radial, table.rows, *given, moments, jacobian, *room):
+    if are_vectors(table):
+        room = site_room(mm.shape[1], n_types), vector_room()
+        known = _fill_vector_sums(table.radial, *given, moments, jacobian, *room)
+    else:
+        general = site_room(mm.shape[1], n_types), table.block_room(BLOCK)
+        known = _fill_shell_sums(table.radial, table.rows, *given, moments, jacobian, *general)
+    if not known:
         raise ValueError(f"the types of sites must be from 0 to {n_types - 1}.")
     return moments, jacobian

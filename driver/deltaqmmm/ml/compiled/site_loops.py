@@ -50,8 +50,13 @@ def sort_sites(
         count += 1
     sites.starts[0] = 0
     for kind in range(n_types):
-        sites.starts[kind + 1] = sites.starts[kind] + sites.ends[kind]
-        sites.ends[kind] = sites.starts[kind]
+        start, size = sites.starts[kind], sites.ends[kind]
+        stop = start + LANES * ((size + LANES - 1) // LANES)
+        for place in range(start + size, stop):
+            # Beyond the cutoff of all.
+            sites.table[0, place], sites.table[1, place], sites.table[2, place] = x0 + 4.0 * (cutoff + widest), y0, z0
+            sites.table[3, place], sites.numbers[place] = 0.0, -1
+        sites.starts[kind + 1], sites.ends[kind] = stop, start
     for index in range(count):
         site = sites.within[index]
         place = sites.ends[types[site]]
@@ -60,6 +65,12 @@ def sort_sites(
         sites.table[3, place] = weights[site]
         sites.numbers[place] = site
     return True
+
+
+@inlined("contract")
+def most_within(cutoff: float, qm: FloatArray) -> bool:
+    """Whether most of the sites that are within the cutoff of one QM atom are so of all: then none is picked out."""
+    return cutoff**3 > 0.45 * (cutoff + middle(qm)[3]) ** 3
 
 
 @inlined("contract")
@@ -113,6 +124,21 @@ def load(centre: FloatArray, sites: Sites, begin: int, end: int, pairs: FloatArr
     for pair in range(filled):
         pairs[4, pair] = pairs[0, pair] ** 2 + pairs[1, pair] ** 2 + pairs[2, pair] ** 2
     return filled
+
+
+@inlined("contract", "reassoc", "nsz")
+def load_all(centre: FloatArray, sites: Sites, begin: int, end: int, pairs: FloatArray) -> None:
+    """Make pairs of a centre and consecutive sites, whose functions are zero beyond the cutoff."""
+    size = end - begin
+    for y in range(3):
+        row, place = sites.table[y, begin:end], centre[y]
+        for pair in range(size):
+            pairs[y, pair] = row[pair] - place
+    row = sites.table[3, begin:end]
+    for pair in range(size):
+        pairs[3, pair] = row[pair]
+    for pair in range(size):
+        pairs[4, pair] = pairs[0, pair] ** 2 + pairs[1, pair] ** 2 + pairs[2, pair] ** 2
 
 
 @inlined()

@@ -76,12 +76,10 @@ class CompiledSurroundings:
     def pull_back_near(self, outer: FloatArray, inner: FloatArray, distance: float) -> FloatArray:
         """See `Surroundings.pull_back_near`; the sites are in the order in which they were given."""
         places, counts = near_sites(self.qm_positions, self.mm_positions, min(distance, self.tables[1].radial.cutoff))
-        width = int(counts.max(initial=0))
-        # What fills up is any site, without weight.
-        places = places[:, :width]
-        weights = np.take_along_axis(self.weights, places, axis=1) * (np.arange(width) < counts[:, None])
-        positions = np.take_along_axis(self.mm_positions, places[..., None], axis=1)
-        return self._pull_back(outer, inner, positions, weights, np.take_along_axis(self.types, places, axis=1))[0]
+        shape = len(counts), int(counts.max(initial=0))
+        chosen = np.empty((*shape, 3)), np.empty(shape), np.empty(shape, dtype=np.int64)
+        _pick(places, counts, self.mm_positions, self.weights, self.types, *chosen)
+        return self._pull_back(outer, inner, *chosen)[0]
 
     def _pull_back(
         self, outer: FloatArray, inner: FloatArray, positions: FloatArray, weights: FloatArray, types: IntArray
@@ -96,6 +94,28 @@ class CompiledSurroundings:
 def _list_near_sites(distance: float, qm: FloatArray, mm: FloatArray, places: IntArray, counts: IntArray) -> bool:
     for frame in range(len(mm)):
         counts[frame] = list_near(distance, qm[frame], mm[frame], places[frame])
+    return True
+
+
+@Kernel
+def _pick(
+    places: IntArray,
+    counts: IntArray,
+    mm: FloatArray,
+    weights: FloatArray,
+    types: IntArray,
+    own_mm: FloatArray,
+    own_weights: FloatArray,
+    own_types: IntArray,
+) -> bool:
+    """Fill in positions, weights and types of some sites; what fills up is the first site, without weight."""
+    for frame in range(len(own_mm)):
+        for place in range(own_mm.shape[1]):
+            site = places[frame, place]
+            for axis in range(3):
+                own_mm[frame, place, axis] = mm[frame, site, axis]
+            own_weights[frame, place] = weights[frame, site] if place < counts[frame] else 0.0
+            own_types[frame, place] = types[frame, site]
     return True
 
 

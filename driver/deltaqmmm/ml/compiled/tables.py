@@ -18,6 +18,8 @@ LANES = 8
 """Pairs at a time are filled up to a multiple of this, the numbers in the longest vector registers."""
 GROUP = 5
 """Rows at a time in the innermost loops; what has rows is filled up to a multiple of this."""
+FUNCTIONS = 4
+"""Functions at a time likewise."""
 
 
 class RadialTable(NamedTuple):
@@ -69,15 +71,15 @@ class RowTable(NamedTuple):
 
 
 class Sites(NamedTuple):
-    """Room for the sites of one frame, type after type.
+    """Room for the sites of one frame, type after type, each filled up to a multiple of the lanes: K' places.
 
     Attributes:
-        table: x, y, z and weights, shape (4, K).
-        numbers: What their numbers are among all sites, shape (K,).
+        table: x, y, z and weights, shape (4, K').
+        numbers: What their numbers are among all sites, -1 for what fills up, shape (K',).
         starts: Where each type starts, shape (T + 1,).
         ends: For sorting, shape (T,).
-        squared: Their squared distances from one QM atom, shape (K,).
-        within: The places of those within the cutoff of this atom, shape (K,).
+        squared: Their squared distances from one QM atom, shape (K',).
+        within: The places of those within the cutoff of this atom, shape (K',).
     """
 
     table: FloatArray
@@ -101,8 +103,11 @@ class Block(NamedTuple):
         plain: Sums of values and rows, shape (F, Q).
         steep: Sums of slopes and rows, shape (F, Q).
         factors: Derivatives by moments, shape (F, R).
-        turned: Factors of rows in the derivatives by components, shape (3, F, R).
+        by_row: Derivatives by the weighted monomials, shape (R, pairs).
+        steep_by_row: The same with slopes in place of the values, shape (R, pairs).
         found: Derivatives by x, y, z, weight, and r^2, shape (5, pairs).
+        flat: The numbers of pairs and found in one row, shape (10 pairs,). Where the places of rows are known when
+            loops are compiled, it is certain that what is written is not read later: otherwise pair after pair is done.
     """
 
     pairs: FloatArray
@@ -114,8 +119,10 @@ class Block(NamedTuple):
     plain: FloatArray
     steep: FloatArray
     factors: FloatArray
-    turned: FloatArray
+    by_row: FloatArray
+    steep_by_row: FloatArray
     found: FloatArray
+    flat: FloatArray
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,6 +159,10 @@ class ShellTable:
     def n_rows(self) -> int:
         """R."""
         return len(self.rows.raised)
+
+    def block_room(self, n_pairs: int) -> Block:
+        """Room for so many pairs at a time."""
+        return block_room(self.n_functions, len(self.rows.parents), n_pairs)
 
 
 def radial_table(functions: Sequence[RadialFunction], cutoff: float) -> RadialTable:
@@ -192,24 +203,25 @@ def row_table(rank: int) -> RowTable:
     return RowTable(parents, along, factors, up.argmax(axis=2), up.max(axis=2), lowered, lowered_by, down.shape[2])
 
 
-def shell_room(table: ShellTable, n_sites: int, n_types: int) -> tuple[Sites, Block]:
+def site_room(n_sites: int, n_types: int) -> Sites:
     """Allocated here: in the compiled loops it would take seconds to compile."""
-    sites = Sites(
-        table=np.empty((4, n_sites)),
-        numbers=np.empty(n_sites, dtype=np.int64),
+    size = n_sites + n_types * LANES
+    return Sites(
+        table=np.empty((4, size)),
+        numbers=np.empty(size, dtype=np.int64),
         starts=np.empty(n_types + 1, dtype=np.int64),
         ends=np.empty(n_types, dtype=np.int64),
-        squared=np.empty(n_sites),
-        within=np.empty(n_sites, dtype=np.int64),
+        squared=np.empty(size),
+        within=np.empty(size, dtype=np.int64),
     )
-    return sites, block_room(table.n_functions, len(table.rows.parents), BLOCK)
 
 
 def block_room(n_functions: int, n_rows: int, n_pairs: int) -> Block:
     """Room for so many pairs at a time, filled up; rows and functions that fill up must be zero."""
-    count, width, size = filled(n_functions, 2), filled(n_rows, GROUP), filled(n_pairs, LANES)
+    count, width, size = filled(n_functions, FUNCTIONS), filled(n_rows, GROUP), filled(n_pairs, LANES)
+    flat = np.zeros((10, size))
     return Block(
-        pairs=np.empty((5, size)),
+        pairs=flat[:5],
         common=np.empty((4, size)),
         gaussians=np.empty((count, size)),
         values=np.zeros((count, size)),
@@ -218,8 +230,10 @@ def block_room(n_functions: int, n_rows: int, n_pairs: int) -> Block:
         plain=np.empty((count, width)),
         steep=np.empty((count, width)),
         factors=np.zeros((count, width)),
-        turned=np.zeros((3, count, width)),
-        found=np.empty((5, size)),
+        by_row=np.empty((width, size)),
+        steep_by_row=np.empty((width, size)),
+        found=flat[5:],
+        flat=flat.reshape(-1),
     )
 
 

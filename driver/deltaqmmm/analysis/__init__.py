@@ -1,0 +1,1 @@
+"""What i-PI writes, read, averaged and drawn."""
