@@ -135,13 +135,13 @@ def engines(config: Config) -> tuple[tuple[str, str], tuple[Potential, Potential
     _, system = load_split(config)
     embedding = CutoffEmbedding(system, cutoff_settings(config), device)
     ours, theirs = builtin_engine(config, system, device), dftbplus_engine(config, system, device)
-    choose_threads(share_threads(config).torch, compiled=ours.compiled)
+    threads, program = share_threads(config).torch, theirs.program
+    choose_threads(threads, compiled=ours.compiled)
     method = f"{config.dftb.model.upper()} {config.dftb.parameters}"
-    workers = theirs.program.workers
     described = (
-        f"{method}, torch on {device}, {share_threads(config).torch} threads",
+        f"{method}, on {device}, threads: {threads}",
         f"{method if config.dftb.hsd is None else config.dftb.hsd.name}, DFTB+ {theirs.library.version}, "
-        f"{workers} processes of {theirs.program.threads} threads",
+        f"processes: {program.workers}, threads of each: {program.threads}",
     )
     made = [Potential(system, None, embedding, engine, device=device) for engine in (ours, theirs)]
     return described, (made[0], made[1])
