@@ -23,9 +23,8 @@ Times deltaqmmm beside other programs in the same run: all take turns, on the sa
   correction   the learned correction beside DFTB
   all          all of them
 
-Boxes and trajectories are made once and kept (--cache). DFTB+ is found through its installed module `dftbplus`, or
-DFTBPLUS_LIBRARY=/.../libdftbplus.so, or LD_LIBRARY_PATH. What is missing is left out, with the reason. Let nothing
-else run on the machine."""
+Boxes and trajectories are made once and kept (--cache). DFTB+ is searched where the driver searches it
+(README). What is missing is left out, with the reason. Let nothing else run on the machine."""
 
 
 def positive(text):

@@ -1,15 +1,7 @@
-"""DFTB+ through its Python API, as one of the programs that take turns.
+"""DFTB+ through its Python API, as one of the programs that take turns."""
 
-The library is searched in this order: the environment variable DFTBPLUS_LIBRARY (the file libdftbplus.so), beside an
-installed module `dftbplus`, the folders of LD_LIBRARY_PATH, the lib folder of this Python. The module `dftbplus` is
-imported from Python's path, else from the site-packages beside the library.
-"""
-
-import importlib
-import importlib.util
 import os
 import re
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -17,127 +9,28 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.programs import ProgramMissingError
+from deltaqmmm.dftb.dftbplus import find_library
+from deltaqmmm.dftb.dftbplus.hsd import Variation, write_input
+from deltaqmmm.dftb.dftbplus.worker import load_module
+from deltaqmmm.dftb.parameters import load_parameters
+from deltaqmmm.errors import ExternalToolError
 
-LIBRARY = "libdftbplus.so"
+MAX_ITERATIONS = 200
 SOLVERS = ("RelativelyRobust {}", "DivideAndConquer {}", "QR {}")
 MIXERS = ("Broyden {}", "Broyden { MixingParameter = 0.5 }", "DIIS {}")
 """The first of each is DFTB+'s default; the fastest is taken."""
 
-_SHELLS = "spd"
-_INPUT = """\
-Geometry = GenFormat {{
-{n_atoms} C
-{species}
-{atoms}
-}}
-Hamiltonian = DFTB {{
-  SCC = Yes
-  SCCTolerance = {tolerance}
-  MaxSCCIterations = 200
-  Charge = {charge}
-  ThirdOrderFull = Yes
-  HubbardDerivs {{
-{derivatives}
-  }}
-  HCorrection = Damping {{ Exponent = {damping} }}
-  MaxAngularMomentum {{
-{shells}
-  }}
-  SlaterKosterFiles = Type2FileNames {{
-    Prefix = "{folder}/"
-    Separator = "-"
-    Suffix = ".skf"
-  }}
-  Solver = {solver}
-  Mixer = {mixer}
-}}
-Analysis {{
-  CalculateForces = Yes
-  WriteBandOut = No
-}}
-Options {{
-  WriteDetailedOut = No
-  WriteCharges = No
-}}
-ParserOptions {{
-  ParserVersion = 12
-  WriteHSDInput = No
-}}
-"""
 
-
-def find_library():
-    """The path of the shared library.
+def find():
+    """The library and its Python module, as the package finds them.
 
     Raises:
-        ProgramMissingError: There is none; the message says where it was searched.
+        ProgramMissingError: One of them is not there; the message says where it was searched.
     """
-    given = os.environ.get("DFTBPLUS_LIBRARY")
-    if given:
-        if not Path(given).is_file():
-            raise ProgramMissingError(f"DFTBPLUS_LIBRARY = {given} is not a file")
-        return Path(given)
-    folders = [Path(folder) for folder in os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep) if folder]
-    spec = importlib.util.find_spec("dftbplus")
-    if spec is not None and spec.origin:
-        folders = [*Path(spec.origin).parents[1:5], *folders]
-    for folder in [*folders, Path(sys.prefix) / "lib"]:
-        if (folder / LIBRARY).is_file():
-            return folder / LIBRARY
-    raise ProgramMissingError(
-        "DFTB+ is not installed: no module 'dftbplus' with its library, DFTBPLUS_LIBRARY is not set, and "
-        f"LD_LIBRARY_PATH has no {LIBRARY}"
-    )
-
-
-def version(library):
-    """The release, as the library's package file tells it."""
-    for file in (library.parent / "pkgconfig").glob("dftb*.pc"):
-        found = re.search(r"(?m)^Version: (\S+)", file.read_text())
-        if found:
-            return found[1]
-    return "unknown"
-
-
-def import_module(library):
-    """The module `dftbplus`.
-
-    Raises:
-        ProgramMissingError: It is neither on Python's path nor beside the library.
-    """
-    beside = sorted(library.parent.glob("python3*/site-packages"))
-    if importlib.util.find_spec("dftbplus") is None:
-        sys.path.extend(str(folder) for folder in beside)
     try:
-        return importlib.import_module("dftbplus")
-    except ImportError as error:
-        raise ProgramMissingError(
-            f"the library {library.name} is there, but not DFTB+'s Python module: {error}"
-        ) from error
-
-
-def input_text(symbols, charge, positions, settings, solver, mixer):
-    """The input file: the settings of our engine, in DFTB+'s words. Positions in bohr serve as a placeholder."""
-    from deltaqmmm.dftb.slater_koster import find_file
-
-    species = sorted(set(symbols))
-    rows = [
-        f"{number + 1} {species.index(symbol) + 1} {x:.8f} {y:.8f} {z:.8f}"
-        for number, (symbol, (x, y, z)) in enumerate(zip(symbols, 0.529177249 * positions, strict=True))
-    ]
-    return _INPUT.format(
-        n_atoms=len(symbols),
-        species=" ".join(species),
-        atoms="\n".join(rows),
-        tolerance=settings.scc_tolerance,
-        charge=charge,
-        derivatives="\n".join(f"{name} = {settings.hubbard_derivative(name)}" for name in species),
-        damping=settings.damping_exponent,
-        shells="\n".join(f'{name} = "{_SHELLS[settings.highest_shell(name)]}"' for name in species),
-        folder=find_file(settings, species[0], species[0]).parent,
-        solver=solver,
-        mixer=mixer,
-    )
+        return find_library()
+    except ExternalToolError as error:
+        raise ProgramMissingError(str(error)) from error
 
 
 class DFTBPlus:
@@ -151,8 +44,8 @@ class DFTBPlus:
     """
 
     def __init__(self, frames_file, symbols, charge, settings):
-        self._library = find_library()
-        self._module = import_module(self._library)
+        self._library = find()
+        self._module = load_module(str(self._library.module))
         self._frames_file = frames_file
         self._calculator = None
         self._symbols, self._charge, self._settings = symbols, charge, settings
@@ -171,10 +64,11 @@ class DFTBPlus:
         self._start()
 
     def _start(self, log="/dev/null"):
-        positions = self._frames.positions[0]
-        words = (self._symbols, self._charge, positions, self._settings, self._solver, self._mixer)
-        Path("dftb_in.hsd").write_text(input_text(*words))
-        library = str(self._library.with_suffix(""))
+        variation = Variation(MAX_ITERATIONS, 0.0, mixer=self._mixer, solver=self._solver)
+        parameters = load_parameters(self._symbols, self._settings)
+        text = write_input(self._symbols, self._charge, parameters, self._settings, variation)
+        Path("dftb_in.hsd").write_text(text)
+        library = str(self._library.file)
         self._calculator = self._module.DftbPlus(libpath=library, hsdpath="dftb_in.hsd", logfile=log)
 
     def _fastest(self, pairs, count=6, rounds=2):
@@ -197,7 +91,7 @@ class DFTBPlus:
         cycles = [int(word) for word in re.findall(r"(?m)^\s+(\d+)\s+-?\d\.\d+E[+-]\d+", text)]
         last = [number for number, after in zip(cycles, [*cycles[1:], 1], strict=True) if after <= number]
         return {
-            "version": version(self._library),
+            "version": self._library.version,
             "solver": self._solver,
             "mixer": self._mixer,
             "tried_ms": {name: 1000.0 * seconds for name, seconds in self._tried.items()},

@@ -43,3 +43,35 @@ def slater_koster_folder() -> Path:
         if (folder / "C-H.skf").is_file():
             return folder
     pytest.skip(f"no 3ob-3-1 Slater-Koster files in {', '.join(map(str, candidates))}")
+
+
+@pytest.fixture(scope="session")
+def dftbplus():
+    """DFTB+ on this machine (`dftbplus.Library`); skips without it, saying where it was searched."""
+    from deltaqmmm.dftb.dftbplus import find_library
+    from deltaqmmm.errors import ExternalToolError
+
+    try:
+        return find_library()
+    except ExternalToolError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture
+def make_engine(request):
+    """make_engine(kind, symbols, charge, settings, ...): an engine whose processes end with the test."""
+    from tests.engines import make_engine_of_kind
+
+    made = []
+
+    def make(kind, *arguments, **program):
+        if kind == "dftb+":
+            request.getfixturevalue("dftbplus")
+        engine = make_engine_of_kind(kind, *arguments, **program)
+        made.append(engine)
+        return engine
+
+    yield make
+    for engine in made:
+        if hasattr(engine, "close"):
+            engine.close()

@@ -28,7 +28,6 @@ from deltaqmmm.committee import (
     force_spreads,
     member_deviations,
 )
-from deltaqmmm.dftb import DFTBResult
 from deltaqmmm.embedding import EmbeddedFrames
 from deltaqmmm.errors import DeltaqmmmError, DeviceMemoryError
 from deltaqmmm.results import FloatArray
@@ -43,10 +42,38 @@ class Embedding(Protocol):
         """Embed B frames: positions (B, N, 3) and cells (B, 3, 3), bohr; say whether cells are differentiated."""
 
 
+class QMResult(Protocol):
+    """What an engine gives for B frames of n atoms, atomic units; see `dftb.DFTBResult` for the arrays."""
+
+    @property
+    def energies(self) -> Tensor:
+        """Shape (B,)."""
+
+    @property
+    def gradients(self) -> Tensor:
+        """At fixed external potential, shape (B, n, 3)."""
+
+    @property
+    def charges(self) -> Tensor:
+        """The derivatives by the external potential, shape (B, n)."""
+
+    @property
+    def dipoles(self) -> Tensor:
+        """Shape (B, 3)."""
+
+    @property
+    def iterations(self) -> Tensor:
+        """SCC cycles, shape (B,)."""
+
+
 class QMEngine(Protocol):
     """Energy of the QM region in an external potential."""
 
-    def evaluate(self, positions: Tensor, potentials: Tensor) -> DFTBResult:
+    @property
+    def device(self) -> torch.device:
+        """Where its results are."""
+
+    def evaluate(self, positions: Tensor, potentials: Tensor) -> QMResult:
         """Evaluate B frames: positions (B, n_qm, 3), bohr, and potentials (B, n_qm), hartree/e."""
 
 

@@ -35,10 +35,10 @@ threads = 1
 """
 
 
-def run(folder, mode, batch_size):
+def run(folder, mode, batch_size, config=CONFIG):
     """Some positions of all beads at every step, bohr, and the conserved quantities, hartree, with all digits."""
     folder.mkdir()
-    (folder / "config.toml").write_text(CONFIG)
+    (folder / "config.toml").write_text(config)
     topology = load_topology(DATA / "uracil_droplet.prmtop", DATA / "uracil_droplet.rst7")
     system = System.from_topology(topology, np.arange(12))
     (folder / "init.xyz").write_text(init_xyz(system.symbols, topology.positions, None))

@@ -1,4 +1,4 @@
-"""The DFTB engine against 52 calculations with the DFTB+ 25.1 executable (SCC tolerance 1e-12).
+"""Every DFTB engine against 52 calculations with the DFTB+ 25.1 executable (SCC tolerance 1e-12).
 
 Origin of the numbers: tests/data/dftbplus_reference.json, made with DFTB+ 25.1 from the Slater-Koster files 3ob-3-1
 and mio-1-1, for nine molecules in the gas phase, in the field of 36 point charges, of the same charges with a
@@ -18,6 +18,7 @@ import torch
 
 from deltaqmmm.dftb import DFTBEngine, DFTBSettings
 from deltaqmmm.units import KELVIN
+from tests.engines import KINDS
 
 FILE = Path(__file__).parents[1] / "data" / "dftbplus_reference.json"
 REFERENCE = json.loads(FILE.read_text())
@@ -90,18 +91,18 @@ def test_there_are_52_cases():
     assert len(CASES) == 52
 
 
-@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", sorted(CASES))
-def test_single_frame(name, compiled):
+def test_single_frame(make_engine, name, kind):
     case = CASES[name]
-    engine = DFTBEngine(case["symbols"], case["charge"], replace(settings_of(case), compiled=compiled))
+    engine = make_engine(kind, case["symbols"], case["charge"], settings_of(case))
     energies, charges, forces, site_forces = evaluate_with_charges(engine, [case])
     assert_agrees(case, energies[0], charges[0], forces[0], site_forces[0])
 
 
-@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("molecule", MOLECULES)
-def test_one_batch_per_group(molecule, compiled):
+def test_one_batch_per_group(make_engine, molecule, kind):
     """All cases of a molecule that share their settings are evaluated as one batch, beside distorted copies.
 
     The copies converge in other numbers of cycles, so frames leave the batch at different times.
@@ -119,7 +120,7 @@ def test_one_batch_per_group(molecule, compiled):
                 cases[0] | {"positions_angstrom": (np.array(cases[0]["positions_angstrom"]) + shift).tolist()}
             )
         mixed = [copies[0], *cases, copies[1]]
-        engine = DFTBEngine(cases[0]["symbols"], cases[0]["charge"], replace(settings, compiled=compiled))
+        engine = make_engine(kind, cases[0]["symbols"], cases[0]["charge"], settings)
         energies, charges, forces, site_forces = evaluate_with_charges(engine, mixed)
         for i, case in enumerate(cases, start=1):
             assert_agrees(case, energies[i], charges[i], forces[i], site_forces[i])

@@ -274,3 +274,28 @@ def test_a_correction(folder):
 )
 def test_corrections_that_cannot_be_meant(folder, extra, expected):
     assert expected in message(folder, MINIMAL + extra)
+
+
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [
+        ('hsd = "system.rst7"', 'engine = "builtin" does not read it'),
+        ('engine = "dftb+"\nhsd = "no.hsd"', "there is no file"),
+        ('engine = "dftb+"\nsolver = "purification"', 'solver has no meaning with engine = "dftb+"'),
+        ('engine = "dftb+"\nwarm_start = true', 'warm_start has no meaning with engine = "dftb+"'),
+        ('engine = "dftb+"\nhsd = "system.rst7"\nmodel = "dftb2"', "model has no meaning beside hsd = system.rst7"),
+        ('engine = "dftb+"\nhsd = "system.rst7"\ndispersion = "d3bj"', "dispersion has no meaning beside hsd"),
+        ('engine = "dftb"', 'needed is "builtin" or "dftb+"'),
+        ('library = "absent"', "there is no file or folder"),
+        ("workers = -1", "needed is a whole number at least 0"),
+    ],
+)
+def test_engine(folder, keys, expected):
+    assert expected in message(folder, f"{MINIMAL}\n[dftb]\n{keys}\n")
+
+
+def test_an_input_of_dftbplus(folder):
+    text = 'engine = "DFTB+"\nhsd = "system.rst7"\nlibrary = "."\nworkers = 2\nthreads = 4\ntimeout_seconds = 5'
+    dftb = read_config(write(folder, f"{MINIMAL}\n[dftb]\n{text}\n")).dftb
+    assert (dftb.engine, dftb.hsd, dftb.library) == ("dftb+", folder / "system.rst7", folder)
+    assert (dftb.workers, dftb.timeout_seconds) == (2, 5.0)

@@ -12,6 +12,7 @@ from deltaqmmm.config.loading import (
     openmm_settings,
     torch_device,
 )
+from deltaqmmm.config.parts import dftbplus_settings
 from deltaqmmm.errors import ConfigError, TopologyError
 from deltaqmmm.units import ANGSTROM, KELVIN
 
@@ -105,3 +106,11 @@ def test_a_cuda_device_that_is_not_there(data_folder, tmp_path):
     with pytest.raises(ConfigError, match="finds 0 CUDA devices"):
         torch_device(config)
     assert torch_device(replace(config, dftb=replace(config.dftb, device="auto"))).type == "cpu"
+
+
+@pytest.mark.parametrize(("workers", "expected"), [(0, (4, 1)), (2, (2, 2)), (8, (8, 1))])
+def test_workers_of_dftbplus_share_the_cores_of_the_qm_side(data_folder, tmp_path, workers, expected):
+    config = config_of(data_folder, tmp_path, f'[dftb]\nengine = "dftb+"\nthreads = 4\nworkers = {workers}\n')
+    settings = dftbplus_settings(config)
+    assert (settings.workers, settings.threads) == expected
+    assert settings.timeout == 600.0

@@ -80,7 +80,8 @@ def _term_rows(loaded: LoadedPotential, reach: str) -> list[tuple[str, str]]:
     rows = []
     if loaded.dftb is not None:
         extra = "" if dftb.dispersion == "none" else f", {dftb.dispersion.upper()} dispersion"
-        rows.append(("DFTB", f"{dftb.model.upper()} {dftb.parameters}{extra}, torch on {loaded.device}"))
+        method = f"{dftb.model.upper()} {dftb.parameters}{extra}" if dftb.hsd is None else f"as {dftb.hsd.name} says"
+        rows.append(("DFTB", f"{method}, {_dftb_program(loaded)}"))
     if loaded.correction is not None:
         rows += _correction_rows(loaded.correction, config)
     if loaded.dftb is not None or loaded.correction is not None:
@@ -90,6 +91,17 @@ def _term_rows(loaded: LoadedPotential, reach: str) -> list[tuple[str, str]]:
     if not loaded.complete:
         rows.append(("terms", f"{', '.join(loaded.potential.terms)} only: i-PI must add the others"))
     return rows
+
+
+def _dftb_program(loaded: LoadedPotential) -> str:
+    """What computes DFTB, and where."""
+    from deltaqmmm.dftb.dftbplus import DFTBPlusEngine
+
+    engine = loaded.dftb
+    if not isinstance(engine, DFTBPlusEngine):
+        return f"torch on {loaded.device}"
+    workers = "1 process" if engine.program.workers == 1 else f"{engine.program.workers} processes"
+    return f"DFTB+ {engine.library.version} in {workers}, {engine.library.file}"
 
 
 def _correction_rows(correction: LoadedCorrection, config: Config) -> list[tuple[str, str]]:

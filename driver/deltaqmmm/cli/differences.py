@@ -101,7 +101,7 @@ def qm_side_terms(loaded: LoadedPotential) -> list[tuple[str, Potential, float]]
     found = []
     if loaded.dftb is not None:
         dftb = Potential(loaded.system, None, loaded.embedding, loaded.dftb, device=loaded.device)
-        found.append(("DFTB", dftb, max(QM_TOLERANCE, 10.0 * loaded.config.dftb.scc_tolerance)))
+        found.append(("DFTB", dftb, max(QM_TOLERANCE, 10.0 * loaded.dftb.settings.scc_tolerance)))
     if loaded.correction is not None:
         correction = Potential(
             loaded.system,

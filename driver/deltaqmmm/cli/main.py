@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from deltaqmmm.cli import build, check, drive, evaluate, info, keys, label, new, plot, run, sample, train
+from deltaqmmm.cli import build, check, compare, drive, evaluate, info, keys, label, new, plot, run, sample, train
 from deltaqmmm.errors import DeltaqmmmError
 from deltaqmmm.version import __version__
 
@@ -27,7 +27,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"deltaqmmm {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for module in (build, new, run, plot, drive, evaluate, check, sample, label, train, info, keys):
+    for module in (build, new, run, plot, drive, evaluate, check, compare, sample, label, train, info, keys):
         module.add_parser(commands, [common])
     return parser
 

@@ -119,16 +119,16 @@ def choice(*allowed: str) -> Kind:
     return Kind(need, convert)
 
 
-def path(*, folder: bool = False) -> Kind:
-    """An existing file or folder, relative to the folder of the configuration file."""
-    noun = "folder" if folder else "file"
+def path(*, folder: bool = False, any_kind: bool = False) -> Kind:
+    """An existing file or folder (or either), relative to the folder of the configuration file."""
+    noun = "file or folder" if any_kind else "folder" if folder else "file"
     need = f"the path of an existing {noun}"
 
     def convert(value: object, base: Path) -> Path:
         if not isinstance(value, str) or not value.strip():
             raise RejectedValueError(need)
         full = (base / Path(value).expanduser()).resolve()
-        if not (full.is_dir() if folder else full.is_file()):
+        if not (full.exists() if any_kind else full.is_dir() if folder else full.is_file()):
             raise RejectedValueError(f"{need} (relative to the configuration file); there is no {noun} '{full}'")
         return full
 

@@ -9,6 +9,7 @@ import torch
 
 from deltaqmmm.config.parts import (
     cutoff_settings,
+    dftb_engine,
     dftb_settings,
     load_split,
     torch_device,
@@ -16,6 +17,7 @@ from deltaqmmm.config.parts import (
 from deltaqmmm.config.sections import Config
 from deltaqmmm.dataset import LabelSettings
 from deltaqmmm.dftb import DFTBEngine
+from deltaqmmm.dftb.dftbplus import DFTBPlusEngine
 from deltaqmmm.dftb.slater_koster import find_file
 from deltaqmmm.embedding import CutoffEmbedding
 from deltaqmmm.reference import ReferenceSettings
@@ -34,7 +36,7 @@ class LabelParts:
 
     system: System
     embedding: CutoffEmbedding
-    dftb: DFTBEngine
+    dftb: DFTBEngine | DFTBPlusEngine
 
 
 def load_label_parts(config: Config) -> LabelParts:
@@ -46,8 +48,9 @@ def load_label_parts(config: Config) -> LabelParts:
     torch.set_num_threads(config.dftb.threads or 1)
     device = torch_device(config)
     _, system = load_split(config)
-    dftb = DFTBEngine(system.qm_symbols, config.qm.charge, dftb_settings(config), device)
-    return LabelParts(system, CutoffEmbedding(system, cutoff_settings(config), device), dftb)
+    return LabelParts(
+        system, CutoffEmbedding(system, cutoff_settings(config), device), dftb_engine(config, system, device)
+    )
 
 
 def reference_settings(config: Config) -> ReferenceSettings:
@@ -88,8 +91,13 @@ def _embedding_table(config: Config) -> dict[str, object]:
 
 
 def _baseline_table(config: Config, system: System) -> dict[str, object]:
-    """The DFTB settings that change energies, and the contents of the parameter files, wherever they lie."""
+    """The DFTB settings that change energies, and the contents of the parameter files, wherever they lie.
+
+    Which engine computes with them does not matter: both give the same.
+    """
     settings, dftb = dftb_settings(config), config.dftb
+    if dftb.hsd is not None:
+        return {"method": "DFTB+", "input": _digest([dftb.hsd.read_bytes()])}
     elements = sorted(set(system.qm_symbols))
     table: dict[str, object] = {
         "method": "DFTB",

@@ -10,6 +10,7 @@ import torch
 from deltaqmmm.config.correction import LoadedCorrection, bind_correction, read_model
 from deltaqmmm.config.parts import (
     cutoff_settings,
+    dftb_engine,
     dftb_settings,
     load_split,
     nonbonded_settings,
@@ -20,6 +21,7 @@ from deltaqmmm.config.parts import (
 from deltaqmmm.config.sections import Config
 from deltaqmmm.config.threads import Threads, share_threads
 from deltaqmmm.dftb import DFTBEngine
+from deltaqmmm.dftb.dftbplus import DFTBPlusEngine
 from deltaqmmm.embedding import CutoffEmbedding
 from deltaqmmm.errors import ConfigError
 from deltaqmmm.mm import OpenMMEngine
@@ -65,7 +67,7 @@ class LoadedPotential:
     system: System
     mm: OpenMMEngine | None
     embedding: CutoffEmbedding
-    dftb: DFTBEngine | None
+    dftb: DFTBEngine | DFTBPlusEngine | None
     correction: LoadedCorrection | None
     potential: Potential
     device: torch.device
@@ -136,7 +138,7 @@ def load_potential(config: Config, terms: Sequence[str] | None = None) -> Loaded
     topology, system = load_split(config)
     dftb = mm = correction = None
     if "dftb" in chosen:
-        dftb = DFTBEngine(system.qm_symbols, config.qm.charge, dftb_settings(config), device)
+        dftb = dftb_engine(config, system, device)
     if model is not None and "correction" in chosen:
         correction = bind_correction(config, model, system, device)
     embedding = CutoffEmbedding(system, cutoff_settings(config), device)

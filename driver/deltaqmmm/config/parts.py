@@ -6,7 +6,8 @@ import torch
 
 from deltaqmmm.config.sections import Config
 from deltaqmmm.config.threads import share_threads
-from deltaqmmm.dftb import DFTBSettings
+from deltaqmmm.dftb import DFTBEngine, DFTBSettings
+from deltaqmmm.dftb.dftbplus import DFTBPlusEngine, DFTBPlusSettings
 from deltaqmmm.embedding import CutoffSettings
 from deltaqmmm.errors import ConfigError
 from deltaqmmm.mm import OpenMMSettings
@@ -73,6 +74,40 @@ def dftb_settings(config: Config) -> DFTBSettings:
         warm_start=dftb.warm_start,
         solver=dftb.solver,
     )
+
+
+def dftbplus_settings(config: Config) -> DFTBPlusSettings:
+    """How [dftb] lets DFTB+ run: its workers share the cores of the QM side."""
+    dftb, cores = config.dftb, share_threads(config).torch
+    workers = dftb.workers or cores
+    return DFTBPlusSettings(
+        library=dftb.library,
+        hsd=dftb.hsd,
+        workers=workers,
+        threads=max(1, cores // workers),
+        timeout=dftb.timeout_seconds,
+    )
+
+
+def dftb_engine(config: Config, system: System, device: torch.device) -> DFTBEngine | DFTBPlusEngine:
+    """The engine of [dftb] for the QM region.
+
+    Raises:
+        InputError: The parameters or the user's input cannot be used.
+        ExternalToolError: DFTB+ is asked for, and missing.
+    """
+    return (builtin_engine if config.dftb.engine == "builtin" else dftbplus_engine)(config, system, device)
+
+
+def builtin_engine(config: Config, system: System, device: torch.device) -> DFTBEngine:
+    """Our own engine, whatever [dftb] engine says."""
+    return DFTBEngine(system.qm_symbols, config.qm.charge, dftb_settings(config), device)
+
+
+def dftbplus_engine(config: Config, system: System, device: torch.device) -> DFTBPlusEngine:
+    """DFTB+, whatever [dftb] engine says."""
+    settings, program = dftb_settings(config), dftbplus_settings(config)
+    return DFTBPlusEngine(system.qm_symbols, config.qm.charge, settings, program, device)
 
 
 def torch_device(config: Config) -> torch.device:

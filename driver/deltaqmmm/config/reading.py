@@ -143,7 +143,34 @@ def _check_together(config: Config, document: Mapping[str, Any], file: Path) -> 
             f"{file}: [training] {', '.join(weights)} are all 0: nothing would be learned. Give one of them a positive "
             "value."
         )
+    _check_dftb(config, document.get("dftb", {}), file)
     _check_correction(config, document.get("correction", {}), file)
+
+
+def _check_dftb(config: Config, given: Mapping[str, Any], file: Path) -> None:
+    """Refuse keys of [dftb] that the engine does not look at."""
+    dftb = config.dftb
+    if dftb.engine == "builtin":
+        if dftb.hsd is not None:
+            raise ConfigError(
+                f'{file}: [dftb] hsd is an input of DFTB+, and engine = "builtin" does not read it: take '
+                'engine = "dftb+", or remove it.'
+            )
+        return
+    for name in ("solver", "warm_start"):
+        if name in given:
+            raise ConfigError(
+                f'{file}: [dftb] {name} has no meaning with engine = "dftb+", which starts each frame from the charges '
+                "of the one before and takes its own solver: remove it."
+            )
+    if dftb.hsd is None:
+        return
+    for name in given:
+        if name not in ("engine", "library", "hsd", "workers", "timeout_seconds", "threads", "device"):
+            raise ConfigError(
+                f"{file}: [dftb] {name} has no meaning beside hsd = {dftb.hsd.name}, which is taken as it is: say it "
+                "there, and remove it here."
+            )
 
 
 def _check_correction(config: Config, given: Mapping[str, Any], file: Path) -> None:

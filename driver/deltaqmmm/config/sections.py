@@ -68,7 +68,9 @@ class QMSection:
 class DFTBSection:
     """[dftb]: the electronic structure method of the QM region."""
 
-    engine: str = key(choice("builtin"), "the program that computes it", "builtin")
+    engine: str = key(
+        choice("builtin", "dftb+"), "what computes it: this package, or the library of DFTB+ (README)", "builtin"
+    )
     model: str = key(choice("dftb3", "dftb2"), "full third order (DFTB3) or second order (DFTB2)", "dftb3")
     parameters: str = key(text(), "name of the Slater-Koster set, which is also the name of its folder", "3ob-3-1")
     parameter_folder: Path | None = key(
@@ -109,6 +111,20 @@ class DFTBSection:
         0,
     )
     device: str = key(_device(), 'where torch computes; "auto" takes a CUDA device if there is one', "cpu")
+    library: Path | None = key(
+        path(any_kind=True),
+        "DFTB+'s libdftbplus.so or a folder that holds it; absent: searched (DFTBPLUS_LIBRARY, active environments)",
+        None,
+    )
+    hsd: Path | None = key(
+        path(), "DFTB+: your own input instead of one written from these keys; geometry and potential are set", None
+    )
+    workers: int = key(
+        integer(minimum=0), "DFTB+: processes that share the frames of a batch; 0: one for each core of `threads`", 0
+    )
+    timeout_seconds: float = key(
+        number(above=0.0), "DFTB+: longest time for one frame, after which its process is ended", 600.0
+    )
 
 
 @dataclass(frozen=True)

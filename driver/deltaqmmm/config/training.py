@@ -56,4 +56,6 @@ def symmetry_functions(config: Config) -> SymmetryFunctions:
 
 def baseline_name(config: Config) -> str:
     """What tables and figures call the baseline: DFTB3-D3."""
+    if config.dftb.hsd is not None:
+        return f"DFTB+ ({config.dftb.hsd.name})"
     return config.dftb.model.upper() + ("-D3" if config.dftb.dispersion == "d3bj" else "")

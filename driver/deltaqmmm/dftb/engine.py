@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
+from deltaqmmm.dftb.checks import check_electrons, pair_distances
 from deltaqmmm.dftb.compiled import CompiledFrames
 from deltaqmmm.dftb.compiled.frames import TERMS
 from deltaqmmm.dftb.compiled.tables import basis_table, gamma_table, pair_table
@@ -33,15 +34,11 @@ from deltaqmmm.dftb.retry import self_consistent
 from deltaqmmm.dftb.rotation import d_matrices
 from deltaqmmm.dftb.scc import SCCSolution
 from deltaqmmm.dftb.settings import DFTBSettings
-from deltaqmmm.errors import ConvergenceError, FrameError, TopologyError
+from deltaqmmm.errors import ConvergenceError
 from deltaqmmm.results import FloatArray
 from deltaqmmm.threads import threads_of_loops
-from deltaqmmm.units import ANGSTROM
 
 logger = logging.getLogger(__name__)
-
-CLOSEST = 0.1
-"""Distance in bohr below which two atoms are refused: no Slater-Koster table reaches there."""
 
 
 @dataclass(frozen=True)
@@ -104,15 +101,10 @@ class DFTBEngine:
         parameters = load_parameters(self.symbols, settings)
         self._reference = torch.as_tensor(parameters.electrons, device=self.device)
         self.n_electrons = round(float(parameters.electrons.sum())) - charge
-        self._check_electrons()
         self._builder = MatrixBuilder(
             self.symbols, parameters.highest_shells, parameters.onsite, parameters.files, self.device
         )
-        if not 0 <= self.n_electrons <= 2 * self._builder.n_orbitals:
-            raise TopologyError(
-                f"{self.n_electrons} valence electrons do not fit the {self._builder.n_orbitals} orbitals of the QM "
-                f"region: check [qm] charge (it is {charge})."
-            )
+        check_electrons(self.n_electrons, self._builder.n_orbitals, charge)
         pairs = self._builder.pairs
         hydrogen = np.array([symbol == "H" for symbol in self.symbols])
         self._gamma = gamma_function(
@@ -159,14 +151,6 @@ class DFTBEngine:
             d_matrices(self.device).numpy(),
         )
 
-    def _check_electrons(self) -> None:
-        if self.n_electrons % 2:
-            raise TopologyError(
-                f"the QM region has {self.n_electrons} valence electrons at charge {self.charge:+d}: an odd number, "
-                "and only closed shells are supported. Check [qm] charge and that the QM selection holds whole "
-                "molecules."
-            )
-
     def evaluate(self, positions: Tensor, potentials: Tensor) -> DFTBResult:
         """Energies, gradients and charges of B frames.
 
@@ -179,7 +163,7 @@ class DFTBEngine:
             ConvergenceError: The SCC of a frame did not converge, after the safer retries.
         """
         positions, potentials = positions.detach().to(self.device), potentials.detach().to(self.device)
-        distances = self._distances(positions, potentials)
+        distances = pair_distances(self.symbols, self._builder.pairs, positions, potentials)
         start = np.full(potentials.shape, -self.charge / len(self.symbols))
         recollection = None
         if self.settings.warm_start:
@@ -266,28 +250,6 @@ class DFTBEngine:
                 "the overlap or Hamiltonian matrix of the QM region cannot be factorised: the geometry is far from any "
                 "molecule. Look at the last frame; a smaller time step may help."
             ) from error
-
-    def _distances(self, positions: Tensor, potentials: Tensor) -> FloatArray:
-        """Check the frames; distances of the pairs, shape (B, P), bohr."""
-        if positions.shape[1:] != (len(self.symbols), 3) or potentials.shape != positions.shape[:2]:
-            raise FrameError(
-                f"positions {tuple(positions.shape)} and potentials {tuple(potentials.shape)} do not fit "
-                f"{len(self.symbols)} QM atoms."
-            )
-        where = positions.cpu().numpy()
-        if not (np.isfinite(where).all() and np.isfinite(potentials.cpu().numpy()).all()):
-            raise FrameError("positions or external potential of the QM region are not finite.")
-        pairs = self._builder.pairs
-        vectors = where[:, pairs[:, 1]] - where[:, pairs[:, 0]]
-        distances: FloatArray = np.sqrt(np.einsum("bpi,bpi->bp", vectors, vectors))
-        if distances.shape[1] == 0 or distances.min() >= CLOSEST:
-            return distances
-        frame, pair = divmod(int(distances.argmin()), distances.shape[1])
-        i, j = (int(atom) for atom in pairs[pair])
-        raise FrameError(
-            f"QM atoms {i} ({self.symbols[i]}) and {j} ({self.symbols[j]}) of frame {frame} of the batch are only "
-            f"{distances.min() / ANGSTROM:.4f} angstrom apart."
-        )
 
     def _geometry(self, positions: Tensor) -> _Geometry:
         """All functions of the positions, recorded for their gradient."""

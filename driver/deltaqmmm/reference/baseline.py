@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from deltaqmmm.dataset import EnergyLabel, Source
-from deltaqmmm.dftb import DFTBEngine
 from deltaqmmm.embedding import CutoffEmbedding
 from deltaqmmm.embedding.pairs import charge_potentials
 from deltaqmmm.errors import NonFiniteError
+from deltaqmmm.qm_side import QMEngine
 from deltaqmmm.results import FloatArray, IntArray
 
 
@@ -60,7 +60,7 @@ def embed(
     )
 
 
-def label_baseline(engine: DFTBEngine, blur_width: float, frame: EmbeddedFrame) -> tuple[EnergyLabel, FloatArray]:
+def label_baseline(engine: QMEngine, blur_width: float, frame: EmbeddedFrame) -> tuple[EnergyLabel, FloatArray]:
     """The baseline's energy and derivatives at fixed effective charges, and its Mulliken charges (n_qm,).
 
     Args:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deltaqmmm.dataset import Dataset, EnergyLabel, Failure, LabelledFrame, Source
-from deltaqmmm.dftb import DFTBEngine
 from deltaqmmm.embedding import CutoffEmbedding
 from deltaqmmm.errors import DeltaqmmmError
+from deltaqmmm.qm_side import QMEngine
 from deltaqmmm.reference.baseline import EmbeddedFrame, embed, label_baseline
 from deltaqmmm.reference.calculator import ReferenceResult
 from deltaqmmm.reference.pool import Pool
@@ -48,7 +48,7 @@ class Labeller:
     """
 
     embedding: CutoffEmbedding
-    baseline: DFTBEngine
+    baseline: QMEngine
     worker: WorkerSettings
     processes: int
 

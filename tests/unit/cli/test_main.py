@@ -9,7 +9,7 @@ from deltaqmmm.cli.main import main, make_parser
 from deltaqmmm.errors import ConfigError
 from deltaqmmm.version import __version__
 
-COMMANDS = ["build", "check", "config", "drive", "evaluate"]
+COMMANDS = ["build", "check", "compare", "config", "drive", "evaluate"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

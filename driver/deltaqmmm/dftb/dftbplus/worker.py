@@ -1,0 +1,146 @@
+"""One instance of DFTB+ in a process of its own; a program that needs numpy and the module `dftbplus` alone.
+
+`python worker.py DESCRIPTOR`: `deltaqmmm.dftb.dftbplus.process` starts it, talks to it through the socket of that
+descriptor, and holds the other end of its standard input: when that closes, however its owner died, the process ends
+at once and removes its folder. DFTB+ ends the process when a calculation fails, with a message on standard output.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import importlib.util
+import os
+import resource
+import shutil
+import signal
+import sys
+import threading
+from multiprocessing.connection import Connection
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+INPUT = "dftb_in.hsd"
+PROCESSED = "dftb_pin.hsd"
+"""What DFTB+ understood of its input, with all defaults."""
+MAX_OUTPUT = 1 << 20
+"""Bytes of DFTB+'s output beyond which it is begun afresh: its end is what tells about a failure."""
+CALLS_PER_CYCLE = 2
+"""DFTB+ asks for the external potential with the charges that go into an SCC cycle and with those that come out."""
+
+FloatArray = npt.NDArray[np.float64]
+
+
+class Instance:
+    """DFTB+ with one input; geometry and external potential vary."""
+
+    def __init__(self, library: str, module: str) -> None:
+        """Let DFTB+ read its input in the current folder."""
+        self._library = library
+        self._calculator: Any = load_module(module).DftbPlus(libpath=library, hsdpath=INPUT, logfile=None)
+        self.n_atoms = int(self._calculator.get_nr_atoms())
+        self._potential = np.zeros(self.n_atoms)
+        self._calls = 0
+        # Through `set_external_potential` DFTB+ 25.1 would leave the spin part of the potential as it finds it in
+        # memory; through this generator it is zero.
+        self._calculator.register_ext_pot_generator(None, self._give_potential, self._give_gradient)
+
+    def masses(self) -> FloatArray | None:
+        """Masses of the atoms, atomic units; None where the library does not tell them."""
+        handler = getattr(self._calculator, "_dftb_handler", None)
+        if handler is None:
+            return None
+        function = getattr(ctypes.CDLL(self._library), "dftbp_get_masses", None)
+        if function is None:
+            return None
+        function.restype = None
+        found = np.empty(self.n_atoms)
+        function(ctypes.byref(handler), found.ctypes.data_as(ctypes.POINTER(ctypes.c_double)))
+        return found
+
+    def evaluate(self, positions: FloatArray, potential: FloatArray) -> tuple[float, FloatArray, FloatArray, int]:
+        """Energy, gradient at fixed potential (n, 3), gross charges (n,) and SCC cycles of one frame.
+
+        Args:
+            positions: Shape (n, 3), bohr.
+            potential: Shape (n,), hartree/e, as a positive charge feels it.
+        """
+        self._potential[:] = potential
+        self._calls = 0
+        self._calculator.set_geometry(np.ascontiguousarray(positions))
+        energy = float(self._calculator.get_energy())
+        gradients = self._calculator.get_gradients()
+        charges = self._calculator.get_gross_charges()
+        return energy, gradients, charges, self._calls // CALLS_PER_CYCLE
+
+    def _give_potential(self, _: object, excess: FloatArray, potential: FloatArray) -> None:
+        """DFTB+ takes the potential that an electron feels."""
+        self._calls += 1
+        potential[:] = -self._potential
+
+    def _give_gradient(self, _: object, excess: FloatArray, gradient: FloatArray) -> None:
+        """None: the embedding differentiates the potential."""
+        gradient[:] = 0.0
+
+
+def main(descriptor: int) -> None:
+    """Compute what is asked for, until the owner closes the socket or its end of standard input."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # They come to whole groups of processes; how this one ends is its owner's to say.
+        signal.signal(number, signal.SIG_IGN)
+    folder = os.getcwd()
+    watch = threading.Thread(target=_end_with_owner, args=(folder,), daemon=True)
+    watch.start()
+    connection = Connection(descriptor)
+    setup = connection.recv()
+    try:
+        instance = Instance(setup["library"], setup["module"])
+    except (OSError, ImportError, AttributeError) as error:
+        connection.send(("refused", f"{type(error).__name__}: {error}"))
+        return
+    processed = Path(PROCESSED).read_text(errors="replace") if Path(PROCESSED).is_file() else None
+    connection.send(("ready", instance.n_atoms, instance.masses(), processed))
+    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
+        while True:
+            positions, potentials = connection.recv()
+            for frame in range(len(positions)):
+                connection.send((*instance.evaluate(positions[frame], potentials[frame]), memory()))
+                if os.fstat(1).st_size > MAX_OUTPUT:
+                    os.ftruncate(1, 0)
+    # The owner has gone: the watch puts things in order.
+    watch.join()
+
+
+def memory() -> int:
+    """Memory that this process holds, bytes."""
+    with contextlib.suppress(OSError):
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    # Where there is no /proc: the most that it ever held, in bytes on macOS.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def load_module(file: str) -> ModuleType:
+    """The module `dftbplus` of that file and no other; its environment may be that of another Python."""
+    spec = importlib.util.spec_from_file_location("dftbplus", file, submodule_search_locations=[str(Path(file).parent)])
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{file} is no Python module")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["dftbplus"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def _end_with_owner(folder: str) -> None:
+    """Wait for the end of standard input in a thread: DFTB+ computes without Python's lock."""
+    while os.read(0, 1):
+        pass
+    shutil.rmtree(folder, ignore_errors=True)
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

@@ -1,0 +1,210 @@
+"""Workers that fail, hang, grow and are killed, with a module that stands in for DFTB+."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from deltaqmmm.dftb.dftbplus import pool as pool_module
+from deltaqmmm.dftb.dftbplus.library import Library
+from deltaqmmm.dftb.dftbplus.pool import Pool
+from deltaqmmm.dftb.dftbplus.process import Answer, Death, Setup, Worker
+from deltaqmmm.errors import ExternalToolError
+from tests.processes import ended
+from tests.unit.dftb.dftbplus import fake
+
+ATOMS = 3
+
+
+@pytest.fixture
+def setup(tmp_path):
+    return Setup(Library(tmp_path / "libdftbplus.so", Path(fake.__file__), "25.1"), f"{ATOMS} {tmp_path}")
+
+
+@pytest.fixture
+def make_pool(setup):
+    pools = []
+
+    def make(workers=1, timeout=60.0, given=setup):
+        pools.append(Pool(given, workers, timeout))
+        return pools[-1]
+
+    yield make
+    for pool in pools:
+        pool.close()
+
+
+def frames(*kinds):
+    """Positions and potentials of frames of these kinds."""
+    generator = np.random.default_rng(len(kinds))
+    positions, potentials = generator.standard_normal((len(kinds), ATOMS, 3)), generator.random((len(kinds), ATOMS))
+    for frame, kind in zip(positions, kinds, strict=True):
+        if kind:
+            frame[0, 0] = kind
+    return positions, potentials
+
+
+def check_answers(outcomes, positions, potentials):
+    for outcome, x, phi in zip(outcomes, positions, potentials, strict=True):
+        assert isinstance(outcome, Answer)
+        assert outcome.energy == pytest.approx(0.5 * np.sum(x**2) + 0.1 * phi.sum(), rel=1e-14)
+        assert np.array_equal(outcome.gradients, x)
+        assert outcome.cycles == 3
+
+
+@pytest.mark.parametrize(("count", "workers"), [(1, 3), (5, 2), (7, 3)])
+def test_a_batch_is_spread_over_the_workers_and_comes_back_in_order(make_pool, count, workers):
+    pool = make_pool(workers)
+    given = frames(*[0.0] * count)
+    check_answers(pool.compute(*given), *given)
+    assert len(pool.processes) == min(count, workers)
+    check_answers(pool.compute(given[0][::-1], given[1][::-1]), given[0][::-1], given[1][::-1])
+
+
+def test_the_others_are_computed_where_the_scc_of_one_frame_fails(make_pool):
+    pool = make_pool(2)
+    positions, potentials = frames(0.0, fake.SCC_FAILS, 0.0, 0.0, fake.SCC_FAILS)
+    outcomes = pool.compute(positions, potentials)
+    good = [0, 2, 3]
+    check_answers([outcomes[i] for i in good], positions[good], potentials[good])
+    for frame in (1, 4):
+        death = outcomes[frame]
+        assert isinstance(death, Death)
+        assert death.by_dftbplus
+        assert death.reason == 'DFTB+ says "SCC is NOT converged, maximal SCC iterations exceeded"'
+        assert (death.cycles, death.residual) == (2, 0.76e-4)
+
+
+def test_a_frame_whose_worker_crashes_is_tried_once_more(make_pool, caplog):
+    pool = make_pool(2)
+    given = frames(0.0, 0.0, fake.CRASHES_ONCE, 0.0)
+    check_answers(pool.compute(*given), *given)
+    assert "frame 2 of the batch" in caplog.text
+    assert "SIGKILL" in caplog.text
+
+
+def test_a_frame_that_always_crashes_is_given_up(make_pool):
+    pool = make_pool()
+    outcomes = pool.compute(*frames(fake.CRASHES, 0.0))
+    assert isinstance(outcomes[0], Death)
+    assert not outcomes[0].by_dftbplus
+    assert isinstance(outcomes[1], Answer)
+
+
+def test_a_worker_killed_between_two_batches_is_replaced(make_pool):
+    pool = make_pool(2)
+    given = frames(0.0, 0.0, 0.0, 0.0)
+    pool.compute(*given)
+    killed = pool.processes[1]
+    os.kill(killed, signal.SIGKILL)
+    check_answers(pool.compute(*given), *given)
+    assert killed not in pool.processes
+
+
+def test_a_frame_that_takes_too_long_is_ended(make_pool):
+    pool = make_pool(timeout=1.5)
+    start = time.monotonic()
+    outcomes = pool.compute(*frames(fake.HANGS, 0.0))
+    assert time.monotonic() - start < 30.0
+    assert "no answer within 1.5 s" in outcomes[0].reason
+    assert isinstance(outcomes[1], Answer)
+
+
+def test_a_worker_that_grows_is_renewed_and_others_are_not(make_pool, monkeypatch):
+    monkeypatch.setattr(pool_module, "GROWTH", 100 << 20)
+    pool = make_pool()
+    given = frames(0.0)
+    pool.compute(*given)
+    first = pool.processes
+    pool.compute(*given)
+    assert pool.processes == first
+    # 64 MB each.
+    pool.compute(*frames(fake.GROWS, fake.GROWS, fake.GROWS))
+    check_answers(pool.compute(*given), *given)
+    assert pool.processes != first
+    assert ended(first)
+
+
+def test_a_worker_that_is_killed_as_it_starts_is_replaced(make_pool, monkeypatch, caplog):
+    pool = make_pool(2)
+    given = frames(0.0, 0.0)
+    pool.start()
+    receive = Worker.receive_readiness
+    killed = []
+
+    def unlucky(self):
+        if not killed:
+            killed.append(self.process.pid)
+            self.process.kill()
+        return receive(self)
+
+    monkeypatch.setattr(Worker, "receive_readiness", unlucky)
+    check_answers(pool.compute(*given), *given)
+    assert "could not start" in caplog.text
+    assert ended(killed)
+
+
+def test_what_dftbplus_says_at_start_is_told(make_pool, setup):
+    pool = make_pool(given=Setup(setup.library, "nonsense"))
+    with pytest.raises(ExternalToolError, match=r"could not start: DFTB\+ says .Unprocessed node"):
+        pool.start()
+    assert pool.processes == []
+
+
+def test_a_module_that_cannot_be_loaded_is_told(make_pool, setup, tmp_path):
+    broken = tmp_path / "__init__.py"
+    broken.write_text("import nothing_of_this_name")
+    pool = make_pool(given=Setup(Library(setup.library.file, broken, "25.1"), setup.text))
+    with pytest.raises(ExternalToolError, match=r"could not be loaded: ModuleNotFoundError.*nothing_of_this_name"):
+        pool.start()
+
+
+def test_no_process_and_no_folder_is_left_behind(make_pool, monkeypatch, tmp_path):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    pool = make_pool(3)
+    pool.compute(*frames(0.0, 0.0, fake.SCC_FAILS))
+    pids = pool.processes
+    assert list(tmp_path.glob("deltaqmmm_dftbplus_*"))
+    pool.close()
+    assert ended(pids)
+    assert not list(tmp_path.glob("deltaqmmm_dftbplus_*"))
+
+
+OWNER = """
+import sys
+from pathlib import Path
+import numpy as np
+from deltaqmmm.dftb.dftbplus.library import Library
+from deltaqmmm.dftb.dftbplus.pool import Pool
+from deltaqmmm.dftb.dftbplus.process import Setup
+pool = Pool(Setup(Library(Path("libdftbplus.so"), Path(sys.argv[1]), "25.1"), f"3 {sys.argv[2]}"), 2, 600.0)
+pool.compute(np.zeros((2, 3, 3)), np.zeros((2, 3)))
+print(*pool.processes, flush=True)
+hanging = np.zeros((2, 3, 3))
+hanging[:, 0, 0] = float(sys.argv[3])
+pool.compute(hanging, np.zeros((2, 3)))
+"""
+
+
+@pytest.mark.parametrize("kind", [fake.HANGS, 0.0], ids=["computing", "idle"])
+def test_workers_end_when_their_owner_is_killed(tmp_path, kind):
+    """Also in the middle of a calculation; their folders go with them."""
+    script = OWNER if kind else f"{OWNER}\nimport time; time.sleep(600)"
+    with subprocess.Popen(
+        [sys.executable, "-c", script, fake.__file__, tmp_path, str(kind)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"TMPDIR": str(tmp_path)},
+    ) as owner:
+        pids = [int(word) for word in owner.stdout.readline().split()]
+        assert len(pids) == 2
+        time.sleep(0.3)
+        owner.kill()
+    assert ended(pids)
+    assert not list(tmp_path.glob("deltaqmmm_dftbplus_*"))
