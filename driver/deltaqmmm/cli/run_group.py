@@ -19,6 +19,7 @@ from deltaqmmm.config import Config
 from deltaqmmm.config.threads import available_cores
 from deltaqmmm.errors import ExternalToolError
 from deltaqmmm.ipi.connection import InetAddress, UnixAddress
+from deltaqmmm.ipi.keeping import CheckpointKeeper
 from deltaqmmm.ipi.processes import (
     Ending,
     Group,
@@ -62,7 +63,8 @@ def simulate(
         raise
     try:
         with Progress(sys.stderr, plan.simulation.step, plan.total_steps, quiet=options.quiet) as progress:
-            ending = follow(group, make_watch(plan, settings), progress, options.stall, interruption)
+            keeper = CheckpointKeeper(plan.folder, plan.start)
+            ending = follow(group, make_watch(plan, settings), keeper, progress, options.stall, interruption)
         if ending is None:
             if interruption.came:
                 say(options, "Ending i-PI and the drivers; they finish the step that they are at.")
@@ -76,13 +78,19 @@ def simulate(
 
 
 def follow(
-    group: Group, watch: Watch, progress: Progress, stall_seconds: float, interruption: Interruption
+    group: Group,
+    watch: Watch,
+    keeper: CheckpointKeeper,
+    progress: Progress,
+    stall_seconds: float,
+    interruption: Interruption,
 ) -> Ending | None:
     """Watch until all have ended; None if they are to be stopped."""
     while True:
         ending = group.poll()
         # Looked at after the end was noticed, or the last steps would be missed.
         watch.look()
+        keeper.look()
         progress.update(watch)
         if ending is not None:
             return ending

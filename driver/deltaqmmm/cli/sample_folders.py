@@ -23,7 +23,7 @@ from deltaqmmm.ipi.processes import Ending, Group, GroupSettings, Program, find_
 from deltaqmmm.ipi.restart import cut_back, find_checkpoint
 from deltaqmmm.ipi.simulation import Simulation, read_simulation
 
-_INPUT, _RECORD, _COMPLETE, _LOCK = "input.xml", "run.json", "complete.json", "lock"
+INPUT, _RECORD, _COMPLETE, _LOCK = "input.xml", "run.json", "complete.json", "lock"
 _SOCKET = "run"
 # Keys that change nothing that a run computes, or only where it is computed.
 _WITHOUT_EFFECT = {"threads", "device", "platform", "coordinates", "frames_file", "max_frames", "frames_interval_steps"}
@@ -198,7 +198,7 @@ class RunFolder:
         place.mkdir()
         # First of all: so a kill right here leaves a folder that is known as ours.
         write_atomically(place / _RECORD, _json(plan.record(self._starts[plan.name], self._potential)))
-        (place / _INPUT).write_text(plan.input_text(), encoding="utf-8")
+        (place / INPUT).write_text(plan.input_text(), encoding="utf-8")
         (place / "init.xyz").write_text(self._starts[plan.name], encoding="utf-8")
         return place
 
@@ -206,8 +206,8 @@ class RunFolder:
         """What i-PI begins a run from: the newest checkpoint in its folder, else the input of a new one."""
         found = self._checkpoint(plan)
         if found is None:
-            return self.make(plan) / _INPUT
-        cut_back(self.place(plan), read_simulation(self.place(plan) / _INPUT), found.step)
+            return self.make(plan) / INPUT
+        cut_back(self.place(plan), read_simulation(self.place(plan) / INPUT), found.step)
         return found.file
 
     def _checkpoint(self, plan: RunPlan) -> Simulation | None:
@@ -215,7 +215,7 @@ class RunFolder:
         place = self.place(plan)
         try:
             there = json.loads((place / _RECORD).read_text())
-            start = read_simulation(place / _INPUT)
+            start = read_simulation(place / INPUT)
         except (OSError, ValueError, InputError):
             return None
         same = there == plan.record(self._starts[plan.name], self._potential)

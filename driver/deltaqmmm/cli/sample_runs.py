@@ -9,10 +9,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
-from deltaqmmm.cli.sample_folders import RunFolder, RunPlan
+from deltaqmmm.cli.sample_folders import INPUT, RunFolder, RunPlan
 from deltaqmmm.errors import ExternalToolError
+from deltaqmmm.ipi.keeping import CheckpointKeeper
 from deltaqmmm.ipi.processes import Group, threads_environment
 from deltaqmmm.ipi.progress import PropertyFile, Watch
+from deltaqmmm.ipi.simulation import read_simulation
 
 _PAUSE = 0.2
 
@@ -32,6 +34,7 @@ class _Running:
     plan: RunPlan
     group: Group
     watch: Watch
+    keeper: CheckpointKeeper
     began: float
     counted: int = 0
 
@@ -59,8 +62,10 @@ def run_all(
         while waiting or running:
             while waiting and len(running) < parallel:
                 plan = waiting.popleft()
-                group, watch = folder.start(plan, environment), Watch([PropertyFile(folder.place(plan) / "run.out")])
-                running.append(_Running(plan, group, watch, time.monotonic()))
+                group, place = folder.start(plan, environment), folder.place(plan)
+                watch = Watch([PropertyFile(place / "run.out")])
+                keeper = CheckpointKeeper(place, read_simulation(place / INPUT))
+                running.append(_Running(plan, group, watch, keeper, time.monotonic()))
             time.sleep(_PAUSE)
             for item in list(running):
                 reason = _look_at(folder, item, stall_seconds, follower)
@@ -83,6 +88,7 @@ def _look_at(folder: RunFolder, item: _Running, stall_seconds: float, follower: 
     ending = item.group.poll()
     # Looked at after the end was noticed, or the last steps would be missed.
     item.watch.look()
+    item.keeper.look()
     step = item.watch.step
     done = max(step, 0) * item.plan.beads
     follower.advance(done - item.counted)

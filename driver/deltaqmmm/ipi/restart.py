@@ -24,6 +24,8 @@ from deltaqmmm.ipi.plumed import PlumedRun, end_of_step, find_plumed
 from deltaqmmm.ipi.simulation import Output, Simulation, parse_input, read_simulation
 
 RESTART = "RESTART"
+KEPT_SUFFIX = ".kept"
+"""Ends the name of the copy of a checkpoint, see `keeping`."""
 _BACKUP = re.compile(r"#(.+)#\d+#|bck\.\d+\.(.+)")
 _MARK = re.compile(rb"Step:\s+(\d+)")
 _PREFIX = re.compile(rb"\s+sockets_prefix=(?:'([^']*)'|\"([^\"]*)\")")
@@ -53,7 +55,8 @@ def find_checkpoint(folder: Path, start: Simulation) -> Found:
         start: The input of the simulation.
     """
     broken = []
-    for file in sorted(_checkpoints(folder, start), key=lambda file: file.stat().st_mtime_ns, reverse=True):
+    # Of a checkpoint and its copy the checkpoint.
+    for file in sorted(_checkpoints(folder, start), key=lambda file: (-file.stat().st_mtime_ns, len(file.name))):
         try:
             simulation = read_simulation(file)
         except InputError:
@@ -81,8 +84,8 @@ def _checkpoints(folder: Path, start: Simulation) -> Iterator[Path]:
 
 
 def _name_before_backup(name: str) -> str:
-    backup = _BACKUP.fullmatch(name)
-    return (backup[1] or backup[2]) if backup else name
+    backup = _BACKUP.fullmatch(name.removesuffix(KEPT_SUFFIX))
+    return (backup[1] or backup[2]) if backup else name.removesuffix(KEPT_SUFFIX)
 
 
 def plumed_runs(folder: Path, simulation: Simulation) -> list[PlumedRun]:
