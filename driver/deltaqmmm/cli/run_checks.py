@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import re
 import socket
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -12,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from deltaqmmm.cases.batches import systems
+from deltaqmmm.cases.values import EDIT_MARK
 from deltaqmmm.config import Config
 from deltaqmmm.errors import InputError
 from deltaqmmm.ipi.connection import InetAddress, UnixAddress
@@ -21,6 +23,7 @@ from deltaqmmm.units import ANGSTROM
 TERMS = ("mm", "dftb", "correction")
 """The names of the terms, as `deltaqmmm.potential` has them, which is not imported for its weight."""
 _PLUMED_SECONDS = 60.0
+_INCLUDE = re.compile(r"^[^#\n]*\bINCLUDE\b[^#\n]*?\bFILE=\{?([^\s}]+)", re.MULTILINE)
 
 
 @contextmanager
@@ -40,6 +43,9 @@ def alone_in(folder: Path) -> Iterator[int]:
             f"{folder}: no folder that can be read ({error.strerror}). Name the one that holds input.xml and "
             "config.toml; `deltaqmmm build` makes one."
         ) from None
+    if not os.access(folder, os.W_OK | os.X_OK):
+        os.close(descriptor)
+        raise InputError(f"{folder}: cannot be written, and i-PI writes there: copy it to a place of your own.")
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -105,13 +111,28 @@ def check_replicas(simulation: Simulation) -> None:
 
 
 def check_model(config: Config) -> None:
-    """Raise `InputError` if the model of the configuration is not there."""
+    """See that the model of the configuration is there and fits the system and the other settings.
+
+    Raises:
+        InputError: There is no such file.
+        ModelError: It is no model, or was trained for other settings or elements.
+    """
     model = config.correction.model
-    if model is not None and not model.is_file():
+    if model is None:
+        return
+    if not model.is_file():
         raise InputError(
             f"{config.file}: [correction] model: there is no file {model}. Correct the path, which is relative to the "
             "configuration file, or make the model with `deltaqmmm train`."
         )
+    import torch
+
+    from deltaqmmm.config.correction import bind_correction, read_model
+    from deltaqmmm.config.parts import load_split
+
+    found = read_model(config)
+    if found is not None:
+        bind_correction(config, found, load_split(config)[1], torch.device("cpu"))
 
 
 def check_atoms(folder: Path, simulation: Simulation, config: Config) -> None:
@@ -195,6 +216,33 @@ def check_plumed(simulation: Simulation, ipi: Path) -> None:
             "install -c conda-forge plumed py-plumed`, or `pip install plumed` with PLUMED_KERNEL set to the "
             "libplumedKernel.so of an installed PLUMED."
         )
+
+
+def check_edited(folder: Path, simulation: Simulation) -> None:
+    """Raise `InputError` if a PLUMED input, or what it includes, still says that it has to be edited.
+
+    Args:
+        folder: Where i-PI runs.
+        simulation: The input, or a checkpoint.
+    """
+    if not simulation.plumed:
+        return
+    elements = parse_input(simulation.file).iter("ffplumed")
+    waiting = [(element.findtext("plumed_dat") or "").strip() or "plumed.dat" for element in elements]
+    seen: set[str] = set()
+    while waiting:
+        name = waiting.pop()
+        if name in seen or not (folder / name).is_file():
+            continue
+        seen.add(name)
+        text = (folder / name).read_text(encoding="utf-8", errors="replace")
+        for line in text.splitlines():
+            if line.strip().startswith(EDIT_MARK):
+                raise InputError(
+                    f"{folder / name}: is still that of another molecule: edit it "
+                    f"({line.strip().removeprefix(EDIT_MARK).strip()}), and remove the line '{EDIT_MARK} ...' when done."
+                )
+        waiting += _INCLUDE.findall(text)
 
 
 def check_sockets(simulation: Simulation, prefix: str) -> None:

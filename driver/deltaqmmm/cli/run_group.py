@@ -190,6 +190,10 @@ def conclude(
         say(options, f"Stopped at {place}; {next_}.")
         return EXIT_INTERRUPTED
     found = _REASON.search(text)
-    reason = f" ({(found[1] or found[0]).strip(' .')})" if found else ""
-    say(options, f"i-PI ended by itself at {place}{reason}; {next_}.")
+    reason = (found[1] or found[0]).strip(" .") if found else ""
+    if found and found[1] and "I-PI reports success" in text:
+        # A minimisation that has converged, force constants that are complete.
+        say(options, f"Finished at {place}: {reason}.")
+        return 0
+    say(options, f"i-PI ended by itself at {place}{f' ({reason})' if reason else ''}; {next_}.")
     return 0

@@ -6,6 +6,7 @@ import argparse
 import os
 import re
 import shlex
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -112,6 +113,7 @@ def choose(start: Simulation, found: Found, options: argparse.Namespace) -> Simu
         if options.go_on:
             raise InputError(f"{options.folder}: has no checkpoint to go on from: leave out --continue.")
         return start
+    check_same(start, simulation, options)
     newer = start.file.stat().st_mtime_ns > simulation.file.stat().st_mtime_ns
     if newer and not options.go_on:
         raise InputError(
@@ -121,6 +123,28 @@ def choose(start: Simulation, found: Found, options: argparse.Namespace) -> Simu
             f"{start.file.name}, and keeps what is there."
         )
     return simulation
+
+
+def check_same(start: Simulation, checkpoint: Simulation, options: argparse.Namespace) -> None:
+    """Raise `InputError` if a checkpoint is of another simulation: i-PI would take nothing from the input."""
+    for what, get in _MARKS.items():
+        here, there = get(start), get(checkpoint)
+        if here != there:
+            raise InputError(
+                f"{checkpoint.file}: is not of {start.file.name}: {what} {there or 'none'} there, and {here or 'none'} "
+                f"in {start.file.name}. Give each input a folder of its own; or `{command(options)} --fresh` begins "
+                "anew, and keeps what is there."
+            )
+
+
+_MARKS: dict[str, Callable[[Simulation], str]] = {
+    "beads of the systems": lambda one: ", ".join(map(str, one.n_beads)),
+    "modes of <ffsocket>": lambda one: ", ".join(sorted(socket.mode for socket in one.sockets)),
+    "input of PLUMED": lambda one: ", ".join(
+        sorted(file.name for file in one.start_files if file.element.startswith("<plumed_dat>"))
+    ),
+}
+"""What no restart changes, and what tells the inputs of one folder apart."""
 
 
 def clear_the_way(plan: Plan, options: argparse.Namespace) -> None:

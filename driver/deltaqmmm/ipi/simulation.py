@@ -108,6 +108,7 @@ class Simulation:
         start_files: What is read when it begins.
         n_atoms: Number of atoms of each system whose positions stand in the file itself, as in a checkpoint.
         plumed: Whether i-PI needs PLUMED.
+        n_beads: Number of beads of each system.
         sockets_prefix: The prefix of socket files that the file names.
     """
 
@@ -119,6 +120,7 @@ class Simulation:
     start_files: tuple[StartFile, ...]
     n_atoms: tuple[int, ...]
     plumed: bool
+    n_beads: tuple[int, ...]
     sockets_prefix: str
 
 
@@ -139,6 +141,7 @@ def read_simulation(file: Path) -> Simulation:
         start_files=tuple(_start_files(root, systems)),
         n_atoms=tuple(_counts(systems)),
         plumed=next(root.iter("ffplumed"), None) is not None,
+        n_beads=tuple(_beads(system) for system in systems),
         sockets_prefix=root.get("sockets_prefix", DEFAULT_SOCKET_PREFIX),
     )
 
@@ -276,11 +279,25 @@ def _start_files(root: ET.Element, systems: list[ET.Element]) -> Iterator[StartF
             if mode in FILE_MODES and name:
                 whole = element.tag in ("file", "positions") and element.get("index") is None
                 yield StartFile(name, mode, f"<{element.tag}> of <initialize>", whole)
+    for direct in root.iter("ffdirect"):
+        path = _text(direct, "pes_path", "")
+        if _text(direct, "pes", "") == "custom" and path:
+            yield StartFile(path, "", "<pes_path> of <ffdirect>", whole=False)
     for plumed in root.iter("ffplumed"):
         yield StartFile(_text(plumed, "plumed_dat", "plumed.dat"), "", "<plumed_dat> of <ffplumed>", whole=False)
         file = plumed.find("file")
         if file is not None and (file.text or "").strip():
             yield StartFile((file.text or "").strip(), file.get("mode", "chk"), "<file> of <ffplumed>")
+
+
+def _beads(system: ET.Element) -> int:
+    """The number of beads, of an input or of a checkpoint."""
+    for tag in ("beads", "initialize"):
+        element = system.find(tag)
+        text = "" if element is None else element.get("nbeads", "").strip()
+        if text.isdigit() and int(text):
+            return int(text)
+    return 1
 
 
 def _counts(systems: list[ET.Element]) -> Iterator[int]:

@@ -5,6 +5,7 @@ import os
 import re
 import socket
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -101,6 +102,20 @@ class TestWhatIsMissing:
         (tmp_path / "file").touch()
         assert main(["run", str(tmp_path / "file")]) == 1
         assert "no folder that can be read" in capsys.readouterr().err
+
+    def test_permission(self, work, fails, monkeypatch):
+        monkeypatch.setattr(run_checks.os, "access", lambda path, mode: path != work.folder)
+        fails("cannot be written, and i-PI writes there")
+
+    def test_a_model_that_does_not_fit(self, work, fails):
+        model = Path(__file__).parents[3] / "examples" / "uracil_water" / "delta.safetensors"
+        file = work.folder / "config.toml"
+        file.write_text(file.read_text() + f'\n[correction]\nmodel = "{model}"\n')
+        file.write_text(file.read_text().replace("0-2", "0-11"))
+        fails("was made with other settings than those of .*: embedding, ")
+        (work.folder / "no.model").write_text("none")
+        file.write_text(file.read_text().replace(str(model), "no.model"))
+        fails("no.model")
 
     def test_input(self, work, fails):
         fails("other.xml: no such i-PI input", "--input", "other.xml")
@@ -287,6 +302,20 @@ class TestPlans:
         found = plan(work)
         assert (found.simulation.file.name, found.simulation.step, found.goes_on) == ("RESTART", 9, True)
 
+    def test_a_checkpoint_of_another_input(self, work, fails):
+        """i-PI would go on with what the checkpoint holds, and take nothing from the input."""
+        work.checkpoint("RESTART", 9)
+        text = (work.folder / "input.xml").read_text()
+        (work.folder / "RESTART").write_text((work.folder / "RESTART").read_text().replace("'342'", "'342' nbeads='8'"))
+        fails("RESTART: is not of input.xml: beads of the systems 8 there, and 1 in input.xml. .*--fresh")
+        assert plan(work, "--fresh").simulation.step == 0
+        work.checkpoint("RESTART", 9)
+        (work.folder / "input.xml").write_text(text.replace("mode='unix'", "mode='shm'"))
+        fails("modes of <ffsocket> unix there, and shm in input.xml", "--continue")
+        more = "<ffplumed name='p'> <plumed_dat> opes.dat </plumed_dat> <file mode='xyz'> init.xyz </file> </ffplumed>"
+        (work.folder / "input.xml").write_text(text.replace("<total_steps>", more + "<total_steps>"))
+        fails("input of PLUMED none there, and opes.dat in input.xml")
+
     def test_an_input_that_was_changed(self, work, fails):
         work.checkpoint("RESTART", 9, time=999_999_999)
         fails(r"input.xml was changed after RESTART \(step 9 of 20\) was written. .*--continue.*--fresh")
@@ -312,7 +341,9 @@ class TestPlans:
         found = plan(work, "--input", "later.xml", "--fresh")
         assert ([file.name for file in found.old], found.goes_on) == (["run.chk"], False)
 
-    def test_no_driver_no_config(self, work):
+    def test_no_driver_no_config(self, work, fails):
+        work.write("<ffdirect name='d'> <pes> custom </pes> <pes_path> pes.py </pes_path> </ffdirect>")
+        fails("<pes_path> of <ffdirect> names 'pes.py', and there is no such file")
         work.write("<ffdirect name='d'/>")
         (work.folder / "config.toml").unlink()
         assert plan(work).config is None
@@ -477,17 +508,22 @@ class TestConclusions:
                 " (EXIT file detected)",
             ),
             ("@simulation.run: Wall clock time expired! Bye bye!", " (Wall clock time expired)"),
-            (
-                "requested with message: 'Geometry optimization converged. Exiting simulation I-PI reports success. "
-                "Restartable as is: NO.'",
-                " (Geometry optimization converged. Exiting simulation)",
-            ),
         ],
     )
     def test_ended_by_ipi(self, work, capsys, log, reason):
         work.checkpoint("RESTART", 7)
         assert self.conclude(work, self.ending(work), log) == 0
         assert f"i-PI ended by itself at step 7 of 20{reason}; `deltaqmmm run {work.folder}`" in capsys.readouterr().out
+
+    def test_converged(self, work, capsys):
+        work.checkpoint("RESTART", 7)
+        log = (
+            "requested with message: 'Geometry optimization converged. Exiting simulation I-PI reports success. "
+            "Restartable as is: NO.'"
+        )
+        assert self.conclude(work, self.ending(work), log) == 0
+        said = "Finished at step 7 of 20: Geometry optimization converged. Exiting simulation.\n"
+        assert capsys.readouterr().out == said
 
     def test_a_problem_that_ipi_reports_with_status_0(self, work):
         log = "Soft exit has been requested with message: 'x I-PI reports a problem. Restartable as is: NO.'"
