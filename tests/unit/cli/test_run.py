@@ -112,7 +112,7 @@ class TestWhatIsMissing:
         file = work.folder / "config.toml"
         file.write_text(file.read_text() + f'\n[correction]\nmodel = "{model}"\n')
         file.write_text(file.read_text().replace("0-2", "0-11"))
-        fails("was made with other settings than those of .*: embedding, ")
+        fails("was made with other settings than those of .*: baseline, dispersion: ")
         (work.folder / "no.model").write_text("none")
         file.write_text(file.read_text().replace(str(model), "no.model"))
         fails("no.model")
