@@ -18,6 +18,7 @@ from deltaqmmm.build.ipi_input import init_xyz
 from deltaqmmm.cli import run_group
 from deltaqmmm.cli.main import main
 from deltaqmmm.cli.run_checks import alone_in
+from deltaqmmm.errors import InputError
 from deltaqmmm.ipi.processes import Program
 from deltaqmmm.ipi.restart import find_checkpoint
 from deltaqmmm.ipi.simulation import read_simulation
@@ -231,6 +232,14 @@ def test_ipi_dies_and_no_step_is_written_twice(work, capsys):
     assert (work.folder / "before_1" / "run.out").read_text().endswith("\n  1.0000")
 
 
+def is_free(folder):
+    try:
+        with alone_in(folder):
+            return True
+    except InputError:
+        return False
+
+
 def test_the_owner_dies(work):
     work.write()
     process = start(work)
@@ -240,8 +249,8 @@ def test_the_owner_dies(work):
     assert not any(place.exists() for place in sockets_seen)
     # i-PI was ended in order, and the folder is free.
     assert (work.folder / "RESTART").exists()
-    with alone_in(work.folder):
-        pass
+    # The lock goes with the last descriptor, a moment after the command of a process that ends is no longer there.
+    wait_until(lambda: is_free(work.folder), PATIENCE, "the end of the lock")
 
 
 def test_two_sockets_with_terms_are_one_potential(work, capsys):
