@@ -23,11 +23,13 @@ def test_every_frame_once_and_in_order(n_frames, threads):
     assert [part.stop - part.start for part in parts_of(n_frames, threads)] == lengths
 
 
-def test_parts_run_at_the_same_time():
-    # Each waits for the other one.
-    together = threading.Barrier(2, timeout=20.0)
-    names = side_by_side(lambda _: (together.wait(), threading.current_thread().name)[1], 2, 2)
-    assert names[0] == threading.current_thread().name != names[1]
+@pytest.mark.parametrize("count", [2, 3])
+def test_parts_run_at_the_same_time(count):
+    # Each waits for all others: on fewer threads the barrier breaks.
+    together = threading.Barrier(count, timeout=20.0)
+    names = side_by_side(lambda _: (together.wait(), threading.current_thread().name)[1], count, count)
+    assert names[0] == threading.current_thread().name
+    assert len(set(names)) == count
 
 
 @pytest.mark.parametrize("wrong", [0, 1])

@@ -18,9 +18,19 @@ from deltaqmmm.embedding.compiled.site_loops import _fill_sites
 from deltaqmmm.embedding.compiled.weight_loops import _exponential
 from deltaqmmm.errors import FrameError
 from deltaqmmm.periodic import reduce_cell
+from deltaqmmm.threads import choose_threads
 
 OUTPUTS = ("qm_positions", "mm_positions", "mm_charges", "potentials")
 CELL_NAMES = ["cubic", "orthorhombic", "triclinic", "truncated octahedron", "skewed", "left-handed"]
+
+
+@pytest.fixture(params=[1, 3])
+def loop_threads(request):
+    """Frames one after the other, and side by side on three threads."""
+    before = torch.get_num_threads()
+    choose_threads(request.param, compiled=True)
+    yield request.param
+    choose_threads(before, compiled=False)
 
 
 def drawn(shape, seed):
@@ -84,7 +94,7 @@ def torn(case, n_frames, seed=0):
 
 @pytest.mark.parametrize("blur_width", [0.0, 1.5])
 @pytest.mark.parametrize("name", [*CELL_NAMES, None])
-def test_both_routes_agree(tools, name, blur_width):
+def test_both_routes_agree(tools, name, blur_width, loop_threads):
     case = tools.mixed_case(name, seed=2)
     positions, cells = torn(case, 4)
     frames, gradients = check_routes(case, CutoffSettings(6.0, 11.0, 2.0, blur_width), positions, cells)
@@ -105,13 +115,13 @@ def test_both_routes_agree(tools, name, blur_width):
 @pytest.mark.parametrize(
     "outputs", [names for count in (1, 2, 3) for names in itertools.combinations(OUTPUTS, count)], ids="-".join
 )
-def test_any_outputs(tools, outputs, blur_width):
+def test_any_outputs(tools, outputs, blur_width, loop_threads):
     case = tools.mixed_case("triclinic", n=3)
     check_routes(case, CutoffSettings(6.0, 11.0, 2.0, blur_width), *torn(case, 2), outputs)
 
 
 @pytest.mark.parametrize("n_copies", [1, 2])
-def test_a_small_box(tools, n_copies):
+def test_a_small_box(tools, n_copies, loop_threads):
     """Many more images than groups, so that the first guess of the room for them is too small."""
     rng = np.random.default_rng(3)
     cell = np.array([[9.0, 0.0, 0.0], [2.0, 10.0, 0.0], [-3.0, 1.0, 11.0]])
@@ -127,7 +137,7 @@ def test_a_small_box(tools, n_copies):
 
 
 @pytest.mark.parametrize("name", ["cubic", "triclinic", None])
-def test_many_qm_molecules(tools, name):
+def test_many_qm_molecules(tools, name, loop_threads):
     rng = np.random.default_rng(6)
     cell = None if name is None else tools.cells[name]
     qm = [tools.qm_small, tools.qm_large, tools.qm_small, tools.qm_small]
@@ -189,7 +199,7 @@ def test_other_settings(tools, settings):
 
 
 @pytest.mark.parametrize("blur_width", [0.0, 1.5])
-def test_without_a_cutoff(tools, blur_width):
+def test_without_a_cutoff(tools, blur_width, loop_threads):
     case = tools.mixed_case(None)
     settings = CutoffSettings(inner=None, blur_width=blur_width)
     frames, _ = check_routes(case, settings, *torn(case, 3))
@@ -278,7 +288,7 @@ def test_the_way_back_is_that_of_automatic_differentiation(tools, given, route, 
     assert not positions.requires_grad
 
 
-def test_cells_that_are_not_differentiated(tools):
+def test_cells_that_are_not_differentiated(tools, loop_threads):
     case = tools.mixed_case("skewed")
     positions, cells = torn(case, 3)
     embedding = CutoffEmbedding(case.system, tools.settings)
@@ -391,7 +401,7 @@ def collisions(tools):
 
 
 @pytest.mark.parametrize("blur_width", [0.0, 1.0])
-def test_the_same_errors(tools, blur_width):
+def test_the_same_errors(tools, blur_width, loop_threads):
     case = tools.mixed_case("cubic")
     routes = both(case, CutoffSettings(8.0, 12.0, 2.0, blur_width))
     # The loops then know how much room they need, and do not look twice.
@@ -405,7 +415,7 @@ def test_the_same_errors(tools, blur_width):
         assert messages[0] == messages[1]
 
 
-def test_of_two_collisions_the_first_is_named(tools):
+def test_of_two_collisions_the_first_is_named(tools, loop_threads):
     case = tools.mixed_case("cubic")
     for embedding in both(case, tools.settings):
         for arguments, frame in zip(collisions(tools), (1, 1, 1, 0), strict=True):

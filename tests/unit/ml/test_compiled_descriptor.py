@@ -12,6 +12,7 @@ from deltaqmmm.ml.compiled.structure_loops import neighbour_pull_back, neighbour
 from deltaqmmm.ml.compiled.surroundings import CompiledSurroundings, near_sites, shell_tables
 from deltaqmmm.ml.monomials import n_rows
 from deltaqmmm.ml.structure import Structure
+from deltaqmmm.threads import choose_threads
 from tests.unit.ml.helpers import NEAR_CUTOFF, bind, make_frames, make_model, small_functions
 
 ELEMENTS = ("C", "H", "N", "O")
@@ -150,6 +151,19 @@ def test_near_sites(distance):
         assert not places[frame, counts[frame] :].any()
 
 
+@pytest.mark.parametrize("spread", [1.0, 4.0])
+def test_near_sites_that_only_the_outermost_atom_sees(spread):
+    qm, distance = spread * drawn(4, 3, 3), 4.0
+    vectors = qm - qm.mean(dim=1, keepdim=True)
+    outermost = vectors.norm(dim=2).argmax(dim=1)
+    outwards = torch.nn.functional.normalize(vectors[torch.arange(4), outermost], dim=1)
+    fractions = torch.tensor([0.98, 0.999, 1.001], dtype=torch.float64)
+    mm = qm[torch.arange(4), outermost][:, None] + distance * fractions[:, None] * outwards[:, None]
+    places, counts = near_sites(qm.numpy(), mm.numpy(), distance)
+    assert counts.tolist() == [2] * 4
+    assert places[:, :2].tolist() == [[0, 1]] * 4
+
+
 @pytest.mark.parametrize("n_types", [1, 2])
 @pytest.mark.parametrize("n_sites", [0, 1, 30])
 @pytest.mark.parametrize("distance", [3.0, 5.0, 100.0])
@@ -189,6 +203,16 @@ def test_surroundings(n_types, n_sites, distance):
 
 # -------------------------------------------------------------------------------------------------------- all together
 
+
+@pytest.fixture(params=[1, 3])
+def loop_threads(request):
+    """Frames one after the other, and side by side on three threads."""
+    before = torch.get_num_threads()
+    choose_threads(request.param, compiled=True)
+    yield request.param
+    choose_threads(before, compiled=False)
+
+
 MODELS = {
     "several types": {},
     "one type": {"mm_type_by": "none"},
@@ -200,7 +224,7 @@ MODELS = {
 @pytest.mark.parametrize("changes", MODELS.values(), ids=MODELS.keys())
 @pytest.mark.parametrize("n_members", [1, 3])
 @pytest.mark.parametrize("n_sites", [0, 40])
-def test_as_whole_arrays(changes, n_members, n_sites):
+def test_as_whole_arrays(changes, n_members, n_sites, loop_threads):
     model = make_model(small_functions(**changes), n_members=n_members)
     correction = bind(model, ("C", "O", "H", "O"))
     qm, mm, charges, sites = make_frames(n_frames=5, n_sites=max(n_sites, 1))
@@ -209,6 +233,7 @@ def test_as_whole_arrays(changes, n_members, n_sites):
     mm[:, -4:], charges[:, -4:], sites[:, -4:] = 1e4, 0.0, -1
     found = correction.evaluate(qm, mm, charges, sites)
     assert correction._descriptor.compiled
+    assert len(found.sites.parts) == loop_threads
     correction._descriptor.compiled = False
     expected = correction.evaluate(qm, mm, charges, sites)
     assert [type(result.sites).__name__ for result in (found, expected)] == ["CompiledDerivatives", "MomentDerivatives"]
@@ -220,3 +245,6 @@ def test_as_whole_arrays(changes, n_members, n_sites):
         assert_equal(tensor, other)
     near, other = (result.sites.near(5.0, drawn(2, n_members)) for result in (found, expected))
     assert near.shape == other.shape
+    # The order of the sites is another one, see above.
+    assert_equal(near.sort(dim=2).values, other.sort(dim=2).values)
+    assert n_sites == 0 or (near.abs().amax(dim=(0, 2, 3)) > 0.0).all()

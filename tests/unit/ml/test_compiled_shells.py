@@ -11,7 +11,8 @@ import torch
 from deltaqmmm.ml import RadialFunction, Shell, default_functions
 from deltaqmmm.ml.compiled.shell_pull_back import shell_pull_back
 from deltaqmmm.ml.compiled.shell_sums import shell_sums
-from deltaqmmm.ml.compiled.tables import ShellTable
+from deltaqmmm.ml.compiled.tables import BLOCK, ShellTable
+from deltaqmmm.ml.compiled.vector_loops import PAIRS
 
 CUTOFF = 9.0
 DEFAULT = default_functions()
@@ -83,6 +84,14 @@ def assert_equal(found, expected):
     torch.testing.assert_close(found, expected, rtol=0.0, atol=1e-11 * largest)
 
 
+def is_compact(qm):
+    """Whether all sites are looked at for each QM atom in every frame, or in none."""
+    widest = (qm - qm.mean(dim=1, keepdim=True)).norm(dim=-1).amax(dim=1)
+    compact = 0.45 * (CUTOFF + widest) ** 3 < CUTOFF**3
+    assert compact.all() or not compact.any()
+    return bool(compact.all())
+
+
 def assert_as_shell(functions, rank, frames, n_types, cutoff=CUTOFF):
     table = ShellTable.of(functions, cutoff, rank)
     shell = shell_of(functions, cutoff, rank, *frames, n_types)
@@ -108,8 +117,7 @@ def test_as_shell(functions, rank, n_types, compact):
     frames = make_frames(n_types)
     if not compact:
         frames[0][:] *= 3.0
-    widest = (frames[0] - frames[0].mean(dim=1, keepdim=True)).norm(dim=-1).amax(dim=1)
-    assert ((0.45 * (CUTOFF + widest) ** 3 < CUTOFF**3) == compact).all()
+    assert is_compact(frames[0]) == compact
     distances = torch.cdist(*frames[:2])
     assert 0.1 < (distances < CUTOFF).double().mean() < 0.9
     assert_as_shell(functions, rank, frames, n_types)
@@ -120,11 +128,62 @@ def test_as_shell_for_a_higher_rank():
 
 
 @pytest.mark.parametrize("n_sites", [1, 7, 8, 9, 255, 256, 257, 700])
-def test_as_shell_for_full_blocks_and_others(n_sites):
+@pytest.mark.parametrize("name", ["all kinds", "outer", "flat and equal"])
+def test_as_shell_for_full_blocks_and_others(name, n_sites):
     # All sites are within the cutoff.
     frames = make_frames(n_frames=1, n_qm=2, n_sites=n_sites, n_padded=0, width=3.0)
     frames[2][:] += 2.0
-    assert_as_shell(FUNCTIONS["all kinds"], 1, frames, 1)
+    assert_as_shell(FUNCTIONS[name], 1, frames, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "rank"), [("outer", 1), ("flat and equal", 1), ("all kinds", 1), ("all kinds", 0), ("inner", 2)]
+)
+@pytest.mark.parametrize("n_types", [1, 3])
+@pytest.mark.parametrize("compact", [False, True])
+def test_as_shell_for_several_blocks(name, rank, n_types, compact):
+    frames = make_frames(n_types, n_sites=1500 * n_types, width=6.0)
+    if not compact:
+        frames[0][:] *= 3.0
+    assert is_compact(frames[0]) == compact
+    # Every atom sees more than one block of every type, some of it beyond the cutoff.
+    within = torch.cdist(*frames[:2]) < CUTOFF
+    for kind in range(n_types):
+        assert (within & (frames[3] == kind)[:, None]).sum(dim=2).min() > max(PAIRS, BLOCK)
+    assert not within[..., :-3].all()
+    assert_as_shell(FUNCTIONS[name], rank, frames, n_types)
+
+
+@pytest.mark.parametrize("name", ["outer", "inner", "all kinds", "flat and equal"])
+@pytest.mark.parametrize("rank", [1, 2])
+@pytest.mark.parametrize("compact", [False, True])
+def test_sites_that_only_the_outermost_atom_sees(name, rank, compact):
+    """As far from the centre of the QM atoms as a site within the cutoff can be."""
+    functions, fractions = FUNCTIONS[name], torch.tensor([0.98, 0.99, 0.995, 0.999], dtype=torch.float64)
+    table = ShellTable.of(functions, CUTOFF, rank)
+    qm, _, _, _ = make_frames(n_frames=len(fractions))
+    qm *= 0.6 if compact else 4.0
+    assert is_compact(qm) == compact
+    vectors = qm - qm.mean(dim=1, keepdim=True)
+    outermost = vectors.norm(dim=2).argmax(dim=1)
+    every = torch.arange(len(fractions))
+    outwards = torch.nn.functional.normalize(vectors[every, outermost], dim=1)
+    mm = (qm[every, outermost] + CUTOFF * fractions[:, None] * outwards)[:, None]
+    frames = qm, mm, torch.full((len(mm), 1), 0.7, dtype=torch.float64), torch.zeros((len(mm), 1), dtype=torch.int64)
+    shell = shell_of(functions, CUTOFF, rank, *frames, 1)
+    moments, jacobian = tensor_sums(table, *frames, 1)
+    for index in range(len(functions)):
+        gradients = torch.zeros((1, *moments.shape), dtype=torch.float64)
+        gradients[:, :, :, index] = random_gradients(moments.shape, 1)[:, :, :, index]
+        found = moments, jacobian, *tensor_pull_back(table, *frames, gradients)
+        expected = shell.moments(), shell.jacobian(), *shell.pull_back(gradients)
+        for frame, atom in enumerate(outermost.tolist()):
+            # Function by function, and one distance after the other: each is small in its own way.
+            for sums, others in zip(found[:2], expected[:2], strict=True):
+                assert others[frame, atom, index].abs().max() > 0.0
+                assert_equal(sums[frame, atom, index], others[frame, atom, index])
+            for sums, others in zip(found[2:], expected[2:], strict=True):
+                assert_equal(sums[:, frame], others[:, frame])
 
 
 @pytest.mark.parametrize("n_padded", [0, 5])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from deltaqmmm.ml.compiled.network_loops import CompiledNetwork
+from deltaqmmm.ml.compiled.network_loops import CHUNK, CompiledNetwork
 from deltaqmmm.ml.network import InferenceNetwork, bounded
 from tests.unit.ml.helpers import make_model
 
@@ -14,10 +14,10 @@ CPU = torch.device("cpu")
 ATOMS = [torch.tensor(numbers, dtype=torch.int64) for numbers in ([0], [1, 3], [], [2])]
 
 
-def make_case(hidden, n_members=3):
+def make_case(hidden, n_members=3, n_frames=5):
     network = make_model(hidden=hidden, n_members=n_members).network.requires_grad_(False)
     generator = torch.Generator().manual_seed(5)
-    return network, torch.randn(5, 4, network.n_features, generator=generator, dtype=torch.float64)
+    return network, torch.randn(n_frames, 4, network.n_features, generator=generator, dtype=torch.float64)
 
 
 @pytest.mark.parametrize("hidden", [(6,), (8, 5), (4, 4, 4)])
@@ -68,22 +68,36 @@ def test_inputs_are_bounded_far_from_the_training_set():
     torch.testing.assert_close(found[2], torch.tensor([2.0, -6.0]).double(), rtol=1e-9, atol=0.0)
 
 
-@pytest.mark.parametrize("hidden", [(), (6,), (8, 5), (4, 4, 4)])
-@pytest.mark.parametrize("n_members", [1, 3])
-def test_compiled_networks(hidden, n_members):
-    network, features = make_case(hidden, n_members)
+def assert_compiled_as_folded(hidden, n_members, n_frames):
+    network, features = make_case(hidden, n_members, n_frames)
     # Far from the training data too, where gates are open or shut.
-    features *= torch.tensor([1.0, 30.0, 1.0, 1.0, 1e3])[:, None, None]
+    features *= torch.tensor([1.0, 30.0, 1.0, 1.0, 1e3]).repeat(2)[:n_frames, None, None]
     folded = InferenceNetwork(network, ATOMS, CPU, torch.float64)
     expected, by_feature = folded.energies_and_slopes(features)
     compiled = CompiledNetwork(folded)
     energies, rows = compiled.energies_and_slopes(features.numpy())
     torch.testing.assert_close(torch.from_numpy(energies), expected, rtol=1e-12, atol=1e-14)
     for atom, (first, count, place) in enumerate(compiled.blocks.tolist()):
-        block = rows[n_members * 5 * first : n_members * 5 * (first + count)]
-        own = block.reshape(n_members, 5, count, -1)[:, :, place]
+        block = rows[n_members * n_frames * first : n_members * n_frames * (first + count)]
+        own = block.reshape(n_members, n_frames, count, -1)[:, :, place]
         largest = float(by_feature[:, :, atom].abs().max())
         torch.testing.assert_close(torch.from_numpy(own), by_feature[:, :, atom], rtol=0.0, atol=1e-13 * largest)
+
+
+@pytest.mark.parametrize("hidden", [(), (6,), (8, 5), (4, 4, 4)])
+@pytest.mark.parametrize("n_members", [1, 3])
+def test_compiled_networks(hidden, n_members):
+    assert_compiled_as_folded(hidden, n_members, n_frames=5)
+
+
+# Numbers in the layers of an element with one atom; that with two has twice as many.
+@pytest.mark.parametrize(
+    ("hidden", "n_frames", "numbers"),
+    [((40, 33), 9, (CHUNK + 104, CHUNK + 41)), ((32,), 8, (CHUNK,)), ((51, 257), 1, (51, CHUNK + 1))],
+)
+def test_compiled_networks_with_more_numbers_than_at_a_time(hidden, n_frames, numbers):
+    assert tuple(n_frames * width for width in hidden) == numbers
+    assert_compiled_as_folded(hidden, 2, n_frames)
 
 
 def test_compiled_networks_show_what_is_not_a_number():
