@@ -58,7 +58,7 @@ def make(folder: Path) -> int:
         port = int(probe.getsockname()[1])
     file = folder / "input.xml"
     text = re.sub(r"<port>.*?</port>", f"<port> {port} </port>", file.read_text())
-    text = text.replace("verbosity='medium'", "verbosity='high' floatformat='%25.17e'").replace("0.0.0.0", "localhost")
+    text = text.replace("verbosity='medium'", "verbosity='high' floatformat='%25.17e'")
     text = re.sub(r"(<properties[^>]*stride=)'\d+'", r"\1'1'", text)
     file.write_text(re.sub(r"(<trajectory[^>]*stride=)'\d+'", r"\1'10'", text))
     config = folder / "config.toml"

@@ -12,7 +12,8 @@ from deltaqmmm.results import FloatArray
 from deltaqmmm.units import ANGSTROM
 
 _TEMPLATE = """\
-<!-- i-PI 3.3. Start the server with `i-pi input.xml`, and the driver in a second terminal with
+<!-- i-PI 3.3. `deltaqmmm run .` in this folder runs i-PI with its driver. By hand: `i-pi input.xml`, and in a second
+terminal
      `deltaqmmm drive config.toml -u -a {address}`. -->
 <simulation verbosity='medium'>
   <output prefix='run'>
@@ -24,7 +25,8 @@ _TEMPLATE = """\
     <trajectory filename='pos' stride='{stride}' format='xyz' cell_units='angstrom'> positions{{angstrom}} </trajectory>
     <!-- Sent by the driver beside energy and forces: the Mulliken charges of the QM atoms, e. -->
     <trajectory filename='qm_charges' stride='{stride}' extra_type='qm_charges'> extras </trajectory>
-    <!-- Continue a run with `i-pi run.checkpoint`. -->
+    <!-- `deltaqmmm run .` goes on from it. By hand: `i-pi run.checkpoint` and the driver; after a kill first `python -m
+         deltaqmmm.ipi.going_on input.xml`, which cuts the outputs back, or steps stand there twice. -->
     <checkpoint filename='checkpoint' stride='{checkpoint}' overwrite='True'/>
   </output>
   <total_steps> {steps} </total_steps>
@@ -32,7 +34,7 @@ _TEMPLATE = """\
     <seed> {seed} </seed>
   </prng>
   <!-- All {nbeads} bead(s) travel in one message (batch_size). Two runs at once on one machine need two addresses.
-       mode='shm' moves the data through shared memory: then start the driver with `&#45;&#45;shm` too. -->
+       mode='shm' moves the data through shared memory: then the driver's flag for shared memory is needed too. -->
   <ffsocket name='deltaqmmm' mode='unix' pbc='False'>
     <address> {address} </address>
     <batch_size> {nbeads} </batch_size>

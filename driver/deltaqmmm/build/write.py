@@ -9,6 +9,14 @@ from deltaqmmm.build.ipi_input import cell_parameters
 from deltaqmmm.results import FloatArray
 from deltaqmmm.units import ANGSTROM
 
+FIRST_COMMANDS = (
+    ("deltaqmmm check config.toml", "forces against finite differences, times"),
+    ("deltaqmmm run .", "i-PI and the driver; Ctrl-C, and the same command goes on"),
+    ("deltaqmmm plot .", "figures of what there is so far"),
+    ("deltaqmmm new CASE FOLDER --system .", "another method for this system; deltaqmmm new --list names them"),
+)
+"""What a user does first in a folder that was built, and what each command does."""
+
 _CONFIG = """\
 # Settings of the deltaqmmm driver for this folder. Paths are relative to this file.
 
@@ -106,15 +114,17 @@ def readme(
         files: Names of the files with what each is.
     """
     table = "\n".join(f"| `{name}` | {meaning} |" for name, meaning in files)
+    first = "\n".join(f"{command:<37} # {what}" for command, what in FIRST_COMMANDS)
     parts = [
         f"# {title}\n",
         "\n".join(f"- {fact}" for fact in facts),
         "\n## Run\n",
         "In this folder:\n",
+        f"```sh\n{first}\n```\n",
+        "Results: `run.out` (temperature, energies), `run.pos_*.xyz` (a file per bead), `run.qm_charges_*`. Length, "
+        "beads, temperature and thermostat are set in `input.xml`.\n",
+        "By hand, in place of `deltaqmmm run`:\n",
         f"```sh\ni-pi input.xml > i-pi.log &\ndeltaqmmm drive config.toml -u -a {address}\n```\n",
-        "`deltaqmmm check config.toml` tests forces and times first. Results: `run.out` (temperature, energies), "
-        "`run.pos_*.xyz` (a file per bead), `run.qm_charges_*`. Length, beads, temperature and thermostat are set in "
-        "`input.xml`.\n",
         f"## Files\n\n| file | what it is |\n|---|---|\n{table}",
     ]
     if notes:

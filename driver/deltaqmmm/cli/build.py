@@ -183,6 +183,8 @@ def run(options: argparse.Namespace) -> int:
 
 def report_text(report: BuildReport) -> str:
     """What was built, and what to do next."""
+    from deltaqmmm.build.write import FIRST_COMMANDS
+
     box = "no box"
     if report.cell_angstrom is not None:
         box = " x ".join(f"{length:.1f}" for length in report.cell_angstrom) + " angstrom"
@@ -199,8 +201,7 @@ def report_text(report: BuildReport) -> str:
     lines += [
         "Next:",
         f"  cd {report.folder}",
-        "  deltaqmmm check config.toml",
-        "  i-pi input.xml > i-pi.log &",
-        f"  deltaqmmm drive config.toml -u -a {report.socket_name}",
+        *(f"  {command:<37} {what}" for command, what in FIRST_COMMANDS),
+        f"  By hand: i-pi input.xml > i-pi.log & deltaqmmm drive config.toml -u -a {report.socket_name}",
     ]
     return "\n".join(lines)

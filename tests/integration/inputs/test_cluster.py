@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from deltaqmmm.ipi.simulation import read_simulation
 from tests.integration.inputs.case import last_positions, make, run
 from tests.integration.ipi.server import IPI, Process, free_port, read_properties, wait_until
 from tests.integration.ipi.test_processes import last_step
@@ -111,23 +112,32 @@ def test_shared_memory(work):
     np.testing.assert_allclose(last_positions(here.folder), last_positions(other.folder), rtol=0, atol=1e-9)
 
 
-def test_the_job_and_its_continuation(work):
-    """job.sbatch as SLURM runs it: SIGTERM before the time is up, and the next job goes on; drivers.sbatch joins."""
-    here = work("job", steps=100_000)
+def jobs(here):
+    """A function that runs a script as SLURM does, with a stand-in for srun; i-PI's process id goes to ipi.pid."""
     bin_ = here.folder / "bin"
     bin_.mkdir()
     for name, text in {
         "srun": SRUN,
-        "i-pi": f'#!/bin/bash\nexec {sys.executable} {IPI} "$@"\n',
+        "python": f'#!/bin/bash\nexec {sys.executable} "$@"\n',
+        "i-pi": f'#!/bin/bash\necho $$ > ipi.pid\nexec {sys.executable} {IPI} "$@"\n',
         "deltaqmmm": f'#!/bin/bash\nexec {sys.executable} -P -m deltaqmmm.cli.main "$@"\n',
     }.items():
         (bin_ / name).write_text(text)
         (bin_ / name).chmod(0o755)
     slurm = [f"PATH={bin_}:{os.environ['PATH']}", f"PORT={here.port}", "HOST=localhost"]
+    return lambda script, *variables: Process(["env", *slurm, *variables, "bash", script], here.folder, f"{script}.log")
 
-    def job(script, *variables):
-        return Process(["env", *slurm, *variables, "bash", script], here.folder, f"{script}.log")
 
+def end_at(checkpoint, step):
+    """Let what goes on from a checkpoint end at a step."""
+    text = checkpoint.read_text()
+    checkpoint.write_text(re.sub(r"<total_steps>.*?</total_steps>", f"<total_steps> {step} </total_steps>", text))
+
+
+def test_the_job_and_its_continuation(work):
+    """job.sbatch as SLURM runs it: SIGTERM before the time is up, and the next job goes on; drivers.sbatch joins."""
+    here = work("job", steps=100_000)
+    job = jobs(here)
     with job("drivers.sbatch") as early:
         assert early.wait(PATIENCE) == 1
     assert "there is no server.address here" in early.output
@@ -144,10 +154,41 @@ def test_the_job_and_its_continuation(work):
     assert not (here.folder / "server.address").exists()
     done = last_step(here.table)
     restart = here.folder / "RESTART"
-    text = re.sub(r"<total_steps>.*?</total_steps>", f"<total_steps> {done + 3} </total_steps>", restart.read_text())
-    restart.write_text(text)
+    # On all interfaces of the node, which the input that is tried on one machine does not open.
+    assert "<address> 127.0.0.1 </address>" in (here.folder / "input.xml").read_text()
+    assert re.search(r"<address>\s*0\.0\.0\.0\s*</address>", restart.read_text())
+    end_at(restart, done + 3)
     with job("job.sbatch", "DRIVERS=1") as second:
         assert second.wait(PATIENCE) == 0
     assert "begins with RESTART" in second.output
     assert list(read_properties(here.table)["step"]) == list(range(done + 4))
     assert not list(here.folder.glob(".start-*"))
+
+
+def test_a_job_that_is_killed_goes_on_without_repeating_a_step(work):
+    """SIGKILL leaves outputs that are further than the checkpoint, to which i-PI appends."""
+    every = 20
+    here = work("killed", steps=100_000)
+    source = here.folder / "input.xml"
+    source.write_text(re.sub(r"(<checkpoint [^>]*stride=)'\d+'", rf"\1'{every}'", source.read_text()))
+    job = jobs(here)
+    with job("job.sbatch", "DRIVERS=1") as first:
+        wait_until(lambda: last_step(here.table) >= every + 3, PATIENCE, "steps after a checkpoint")
+        os.kill(int((here.folder / "ipi.pid").read_text()), signal.SIGKILL)
+        assert first.wait(PATIENCE) == 128 + signal.SIGKILL
+    assert not (here.folder / "RESTART").exists()
+    checkpoint = here.folder / "run.checkpoint"
+    at = read_simulation(checkpoint).step
+    assert every <= at < last_step(here.table)
+    end_at(checkpoint, at + 6)
+    with job("job.sbatch", "DRIVERS=1") as second:
+        assert second.wait(PATIENCE) == 0, second.output
+    assert "begins with run.checkpoint" in second.output
+    assert f"What is later than step {at} in " in second.output
+    steps = list(range(at + 7))
+    assert list(read_properties(here.table)["step"]) == steps
+    trajectory = (here.folder / "run.pos_0.xyz").read_text()
+    assert [int(step) for step in re.findall(r"Step:\s+(\d+)", trajectory)] == steps
+    # What was cut off is kept.
+    rows = (here.folder / "before_1" / "run.out").read_text().splitlines()
+    assert round(float(rows[0].split()[0])) == at + 1

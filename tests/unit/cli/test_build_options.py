@@ -86,5 +86,15 @@ def test_report_says_what_to_do_next():
     )
     text = report_text(report)
     assert "3012 atoms, 1000 waters, 0 ions, 31.0 x 31.0 x 31.0 angstrom" in text
-    assert "deltaqmmm drive config.toml -u -a mine" in text
+    following = [line.strip() for line in text[text.index("Next:") :].splitlines()[1:]]
+    assert following[0] == "cd mine"
+    # One command that does it all comes before the two by hand.
+    commands = [
+        "deltaqmmm check config.toml",
+        "deltaqmmm run .",
+        "deltaqmmm plot .",
+        "deltaqmmm new CASE FOLDER --system .",
+    ]
+    assert [line[: len(command)] for line, command in zip(following[1:5], commands, strict=True)] == commands
+    assert following[5] == "By hand: i-pi input.xml > i-pi.log & deltaqmmm drive config.toml -u -a mine"
     assert "charges are Gasteiger's" in text
