@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from deltaqmmm.analysis.outputs import property_units, read_extras, read_properties, read_trajectory
+from deltaqmmm.analysis.statistics import drift
 from deltaqmmm.analysis.units import to_atomic_units
 from deltaqmmm.errors import InputError
 from deltaqmmm.periodic import minimum_image_shifts
@@ -17,6 +18,8 @@ from deltaqmmm.results import FloatArray, IntArray
 from deltaqmmm.units import ANGSTROM, E_BOHR_IN_DEBYE, FEMTOSECOND, KELVIN, KJ_PER_MOL
 
 PICOSECOND = 1000.0 * FEMTOSECOND
+FEWEST = 5
+"""Rows that a drift or an error needs."""
 _ENERGIES = re.compile(r"(conserved|potential|kinetic_(?!tens|ij)|ensemble_bias|pot_component|spring|bead_potentials)")
 _TEMPERATURES = re.compile(r"(ensemble_)?temperature")
 _LENGTHS = re.compile(r"r_gyration")
@@ -61,6 +64,7 @@ class Record:
         extras: By name, of each bead: dipoles in debye, spreads of a committee in kJ/mol and angstrom, all else as it
             was sent.
         positions: The xyz files of the beads.
+        kind: What the system is: "replica", "window".
     """
 
     label: str = ""
@@ -70,16 +74,60 @@ class Record:
     properties: Mapping[str, Series] = field(default_factory=dict)
     extras: Mapping[str, Sequence[Series]] = field(default_factory=dict)
     positions: Sequence[Path] = ()
+    kind: str = "system"
+
+    @property
+    def title(self) -> str:
+        """What people read: a label that is a mere number says of what."""
+        return f"{self.kind} {self.label}" if self.label.isdigit() else self.label
 
     @property
     def end(self) -> float:
-        """The last time of any property."""
-        return max((float(one.times[-1]) for one in self.properties.values() if len(one.times)), default=0.0)
+        """The last time of anything with a mean."""
+        series = [*self.properties.values(), *(bead for beads in self.extras.values() for bead in beads)]
+        return max((float(one.times[-1]) for one in series if len(one.times)), default=0.0)
+
+    def start(self, skip: float | None) -> float:
+        """Where means and drifts begin: at `skip`, or after the first fifth."""
+        return self.end / 5.0 if skip is None else skip
 
     @property
     def time_label(self) -> str:
         """Of a time axis."""
         return "step" if self.picoseconds is None else "time (ps)"
+
+
+@dataclass(frozen=True)
+class Drift:
+    """The straight line through the conserved quantity.
+
+    Attributes:
+        slope: kJ/mol per picosecond, or per step where the simulation has no time step.
+        scatter: Root-mean-square deviation from the line, kJ/mol.
+        times: Of the rows that count, shape (n,).
+        line: The line there, kJ/mol, shape (n,).
+    """
+
+    slope: float
+    scatter: float
+    times: FloatArray
+    line: FloatArray
+
+
+def conserved_drift(record: Record, skip: float | None) -> Drift | None:
+    """The drift of what is conserved; None where fewer than `FEWEST` rows tell it.
+
+    Args:
+        record: Of the system.
+        skip: Where it begins, on the axis of the record; None for after the first fifth.
+    """
+    series = record.properties.get("conserved")
+    part = None if series is None else series.after(record.start(skip))
+    if part is None or len(part.times) < FEWEST or np.ptp(part.times) == 0.0:
+        return None
+    slope = drift(part.times, part.values)
+    line = part.values.mean() + slope * (part.times - part.times.mean())
+    return Drift(slope, float(np.std(part.values - line)), part.times, line)
 
 
 def load_properties(file: Path, stride: int, picoseconds: float | None) -> dict[str, Series]:

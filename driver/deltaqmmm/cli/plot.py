@@ -16,7 +16,9 @@ Draw what a simulation has written so far, and print means with their errors. It
 
 One PNG for each theme that there is something of, in FOLDER/figures: energies with the drift of what is conserved,
 temperature, quantum kinetic energy, distances, charges and dipole of the QM region, spread of the committee, walks of
-replica exchange, free energy of metadynamics or OPES. Several systems (T0_run.out, ...) have a colour each.
+replica exchange, variable, hills and free energy of metadynamics or OPES, overlap of the windows of umbrella sampling.
+Several systems (T0_run.out, ...) have a colour each. Means of replica exchange are by temperature, with the share of
+swaps accepted, where ensemble_temperature is written.
 
 Errors are standard errors of the mean, from the autocorrelation (pymbar, pip install '.[analysis]')."""
 
@@ -33,7 +35,12 @@ def add_parser(commands: Any, parents: Sequence[argparse.ArgumentParser]) -> Non
     add = parser.add_argument
     add("folder", type=Path, help="where i-PI runs or ran")
     add("-o", "--output", type=Path, metavar="FOLDER", help="where the figures go (default FOLDER/figures)")
-    add("--input", default="input.xml", metavar="FILE", help="i-PI's input, in the folder (default input.xml)")
+    add(
+        "--input",
+        default="input.xml",
+        metavar="FILE",
+        help="i-PI's input, in the folder (default input.xml, or else RESTART)",
+    )
     add(
         "--distance",
         type=_pair,
@@ -60,9 +67,12 @@ def _pair(text: str) -> tuple[int, int]:
 
 
 def _time(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
     if not 0.0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text}: a time in picoseconds is needed")
+        raise argparse.ArgumentTypeError(f"{text}: a time in picoseconds is needed, as 0.5")
     return value
 
 
@@ -71,16 +81,17 @@ def run(options: argparse.Namespace) -> int:
     from deltaqmmm.analysis.figures import save
     from deltaqmmm.cli.plot_figures import figures
     from deltaqmmm.cli.plot_folder import find
-    from deltaqmmm.cli.plot_table import table
+    from deltaqmmm.cli.plot_table import check_skip, table
 
     found = find(options.folder, options.input)
-    drawn, notes = figures(found, options.distance)
+    check_skip(found.records, options.skip)
+    drawn, notes = figures(found, options.distance, options.skip)
     output = options.output or options.folder / "figures"
     output.mkdir(parents=True, exist_ok=True)
     for name, figure in drawn.items():
         save(figure, output / f"{name}.png")
     if not options.quiet:
-        for line in table(found.records, options.skip):
+        for line in table(found, options.skip):
             print(line)
         for note in notes:
             print(f"Note: {note}")

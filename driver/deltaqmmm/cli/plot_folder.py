@@ -17,7 +17,10 @@ from deltaqmmm.ipi.restart import RESTART
 from deltaqmmm.ipi.simulation import Output, Simulation, parse_input, read_simulation
 from deltaqmmm.units import KELVIN
 
+DEFAULT = "input.xml"
 _HEAD = 4096
+_DIGITS = 2
+"""Of temperatures of a ladder, kelvin: more are lost in the conversion of units."""
 _KIND = re.compile(r"#EXTRAS[^(#]*\((?P<extras>[^)]*)\)|\b(?P<quantity>positions|x_centroid)\b")
 
 
@@ -31,6 +34,7 @@ class Found:
         swaps: The file where replica exchange notes its swaps.
         plumed: PLUMED's inputs.
         ladder: Temperatures of replica exchange, kelvin, rising; none where they are not known.
+        stride: Of replica exchange: every pair is tried with the probability 1/stride after each step; None without.
     """
 
     folder: Path
@@ -38,6 +42,7 @@ class Found:
     swaps: Path | None
     plumed: tuple[Path, ...]
     ladder: tuple[float, ...] = ()
+    stride: float | None = None
 
 
 def find(folder: Path, name: str) -> Found:
@@ -45,24 +50,25 @@ def find(folder: Path, name: str) -> Found:
 
     Args:
         folder: Where i-PI runs or ran.
-        name: Of its input there; where it is missing, RESTART.
+        name: Of its input there; where `DEFAULT` is missing, RESTART.
 
     Raises:
         InputError: There is no such folder, no input, or nothing that it writes.
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder. Name the one that i-PI runs in, with {name} in it.")
-    file = next((folder / one for one in (name, RESTART) if (folder / one).is_file()), None)
-    if file is None:
-        raise InputError(f"{folder}: neither {name} nor {RESTART} is there. Name i-PI's input with --input FILE.")
+    file = _input(folder, name)
     simulation, root = read_simulation(file), parse_input(file)
     step, targets = _picoseconds(root, file), _targets(folder, root, file)
     swaps = next((folder / one.stem for one in simulation.outputs if one.kind == "swaps"), None)
     # With exchanges no system has one temperature.
-    ladder, targets = (tuple(sorted(targets)), []) if swaps is not None else ((), targets)
+    ladder, targets = (
+        (tuple(sorted(round(one, _DIGITS) for one in targets)), []) if swaps is not None else ((), targets)
+    )
+    kind = "replica" if swaps is not None else "system"
     prefixes = list(dict.fromkeys(output.prefix for output in simulation.outputs if output.prefix is not None)) or [""]
     records = tuple(
-        _record(folder, simulation, prefix, step, targets[number] if len(targets) == len(prefixes) else None)
+        _record(folder, simulation, prefix, step, targets[number] if len(targets) == len(prefixes) else None, kind)
         for number, prefix in enumerate(prefixes)
     )
     plumed = tuple(folder / (one.findtext("plumed_dat") or "plumed.dat").strip() for one in root.iter("ffplumed"))
@@ -72,6 +78,7 @@ def find(folder: Path, name: str) -> Found:
         swaps if swaps is not None and swaps.is_file() else None,
         tuple(one for one in plumed if one.is_file()),
         ladder,
+        _swap_stride(root, file) if swaps is not None else None,
     )
     if not found.records:
         names = ", ".join(_looked_for(one) for one in simulation.outputs if one.kind != "checkpoint")
@@ -81,11 +88,33 @@ def find(folder: Path, name: str) -> Found:
     return found
 
 
+def _input(folder: Path, name: str) -> Path:
+    """The input, or RESTART in place of the one that has the usual name."""
+    if (folder / name).is_file():
+        return folder / name
+    if name != DEFAULT:
+        raise InputError(f"{folder / name}: no such file. --input needs the name of i-PI's input in {folder}.")
+    if (folder / RESTART).is_file():
+        return folder / RESTART
+    raise InputError(f"{folder}: neither {name} nor {RESTART} is there. Name i-PI's input with --input FILE.")
+
+
+def _swap_stride(root: ET.Element, file: Path) -> float | None:
+    text = next((one.findtext("stride") or "1.0" for one in root.iter("remd")), None)
+    try:
+        stride = 0.0 if text is None else float(text)
+    except ValueError:
+        raise InputError(f"{file}: <stride> of <remd> is '{text}', and a number is needed.") from None
+    return stride if stride > 0.0 else None
+
+
 def _looked_for(output: Output) -> str:
     return output.stem if output.kind != "trajectory" else f"{output.stem}_*"
 
 
-def _record(folder: Path, simulation: Simulation, prefix: str, step: float | None, target: float | None) -> Record:
+def _record(
+    folder: Path, simulation: Simulation, prefix: str, step: float | None, target: float | None, noun: str
+) -> Record:
     properties: dict[str, Series] = {}
     extras: dict[str, list[Series]] = {}
     positions: list[Path] = []
@@ -108,7 +137,7 @@ def _record(folder: Path, simulation: Simulation, prefix: str, step: float | Non
             elif kind is not None and kind["quantity"] and (not positions or kind["quantity"] == "positions"):
                 positions = files
     symbols = read_trajectory(positions[0], limit=1).symbols if positions else []
-    return Record(prefix, step, target, symbols, properties, extras, positions)
+    return Record(prefix, step, target, symbols, properties, extras, positions, noun)
 
 
 def _files(folder: Path, output: Output) -> list[Path]:

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
+from deltaqmmm.analysis.records import Series
+from deltaqmmm.cli.plot_exchange import latest
 from deltaqmmm.errors import InputError
 from deltaqmmm.results import FloatArray
 from deltaqmmm.units import KCAL_PER_MOL, KELVIN, KJ_PER_MOL
@@ -68,6 +70,8 @@ def free_energies(hills: Path, plumed: Path) -> tuple[str, Profiles]:
     Raises:
         InputError: PLUMED is missing or fails, or there are several collective variables.
     """
+    if not has_rows(hills):
+        raise InputError(f"{hills}: no hills yet, and no free energy.")
     names = _fields(hills)
     if sum(name.startswith("sigma_") for name in names) != 1:
         raise InputError(f"{hills}: profiles are drawn along one collective variable, and this has several.")
@@ -119,8 +123,7 @@ def reweighted(colvar: Path, plumed: Path, variable: str, temperature: float, bi
     biases = [column for column, name in enumerate(names) if name.endswith(".bias")]
     if variable not in names or not biases:
         raise InputError(f"{colvar}: has no columns {variable} and *.bias: PRINT them (ARG={variable},*.bias).")
-    text = colvar.read_text(encoding="utf-8")
-    table = np.loadtxt(text[: text.rfind("\n") + 1].splitlines(), ndmin=2)
+    table = _table(colvar, len(names))
     if len(table) < 10 * PARTS:
         raise InputError(f"{colvar}: {len(table)} rows, and at least {10 * PARTS} are needed.")
     values = table[:, names.index(variable)]
@@ -137,6 +140,48 @@ def reweighted(colvar: Path, plumed: Path, variable: str, temperature: float, bi
         label = f"{100 * part // PARTS} % of {len(values)} frames"
         profiles[label] = (0.5 * (edges[1:] + edges[:-1]), profile - np.nanmin(profile))
     return profiles
+
+
+def has_rows(file: Path) -> bool:
+    """Whether a file of PLUMED is there and has a whole row."""
+    if not file.is_file():
+        return False
+    lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+    return any(line.endswith("\n") and line.strip() and not line.startswith("#") for line in lines)
+
+
+def read_column(file: Path, name: str) -> Series:
+    """A column of a file of PLUMED, against the number of steps, which is what PLUMED calls time in i-PI.
+
+    Raises:
+        InputError: There is no such column, or the rows cannot be read.
+    """
+    names = _fields(file)
+    if name not in names or names[0] != "time":
+        raise InputError(f"{file}: has no columns time and {name}: PRINT ARG={name},... writes them.")
+    table = _table(file, len(names))
+    return Series(table[:, 0], table[:, names.index(name)])
+
+
+def hill_heights(hills: Path, plumed: Path) -> Series:
+    """Heights of the hills in kJ/mol, against the number of steps."""
+    heights = read_column(hills, "height")
+    return Series(heights.times, heights.values * _energy_unit(plumed))
+
+
+def printed_file(plumed: Path) -> Path:
+    """Where the first PRINT of an input writes."""
+    printed = find_action(plumed, "PRINT")
+    return plumed.parent / ("COLVAR" if printed is None else printed.words.get("FILE", "COLVAR"))
+
+
+def _table(file: Path, columns: int) -> FloatArray:
+    text = file.read_text(encoding="utf-8")
+    try:
+        table = np.loadtxt(text[: text.rfind("\n") + 1].splitlines(), ndmin=2)
+    except ValueError as error:
+        raise InputError(f"{file}: is no table of PLUMED: {error}.") from None
+    return latest(table) if len(table) else np.zeros((0, columns))
 
 
 def _sum_hills(folder: Path, hills: Path, bounds: tuple[float, float]) -> None:

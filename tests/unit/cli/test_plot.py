@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from deltaqmmm.analysis.records import distances
+from deltaqmmm.analysis.records import Record, Series, distances
 from deltaqmmm.cli import plot_plumed
 from deltaqmmm.cli.main import main
-from deltaqmmm.cli.plot_figures import figures, read_swaps
+from deltaqmmm.cli.plot_bias import of_plumed
+from deltaqmmm.cli.plot_exchange import at_temperature, count_swaps, read_swaps
+from deltaqmmm.cli.plot_figures import figures
 from deltaqmmm.cli.plot_folder import find
 from deltaqmmm.cli.plot_plumed import find_action, free_energies, reweighted
 from deltaqmmm.errors import InputError
@@ -152,6 +154,65 @@ def test_several_systems_and_the_walks_of_replica_exchange(tmp_path, capsys):
     np.testing.assert_allclose(share[:, 2], [1590 / 1990, 0.0, 400 / 1990], atol=1e-12)
 
 
+def test_means_and_swaps_of_replica_exchange_are_by_temperature(tmp_path, capsys):
+    systems = "".join(SYSTEM.format(prefix=f" prefix='{k}'", temperature=300 + 50 * k) for k in range(2))
+    remd = "<smotion mode='remd'><remd><stride> 20 </stride></remd></smotion>"
+    text = INPUT.format(systems=systems, more=remd).replace("potential,", "ensemble_temperature, potential,")
+    (tmp_path / "input.xml").write_text(text)
+    # The replicas trade places at step 1000, and back at 1500.
+    steps = np.arange(0, 2000, 10)
+    traded = (steps > 1000) & (steps <= 1500)
+    for k in range(2):
+        held = np.where(traded, 350.0 - 50.0 * k, 300.0 + 50.0 * k)
+        names = ["step", "temperature{kelvin}", "ensemble_temperature{kelvin}"]
+        head = "".join(f"# column   {n + 1}     --> {name} : What.\n" for n, name in enumerate(names))
+        rows = "".join(f"{step} {hot + (1 if k else -1):.3f} {hot}\n" for step, hot in zip(steps, held, strict=True))
+        (tmp_path / f"{k}_run.out").write_text(head + rows)
+    (tmp_path / "run.remd_idx").write_text("   1000     1     0\n   1500     0     1\n")
+    assert main(["plot", str(tmp_path), "--skip", "0"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    means = [float(line.split()[1]) for line in said if line.split()[0] == "temperature"]
+    # Replica 0 is one kelvin too cold, replica 1 too hot; 50 of 200 rows are traded.
+    assert means == pytest.approx([300.0 - 0.5, 350.0 + 0.5])
+    share = next(line.split() for line in said if line.startswith("  300 - 350 K"))
+    assert float(share[4]) == pytest.approx(2 / (1990 / 20), abs=1e-3)
+    assert "replica 0" in {
+        text.get_text() for text in figures(find(tmp_path, "input.xml"), [])[0]["walks"].legends[0].get_texts()
+    }
+
+
+def test_before_the_first_swap(tmp_path, capsys):
+    systems = "".join(SYSTEM.format(prefix=f" prefix='T{k}'", temperature=300 + 20 * k) for k in range(2))
+    remd = "<smotion mode='remd'><remd><stride> 20 </stride></remd></smotion>"
+    (tmp_path / "input.xml").write_text(INPUT.format(systems=systems, more=remd))
+    for k in range(2):
+        write_system(tmp_path, f"T{k}", temperature=300 + 20 * k, seed=k)
+    (tmp_path / "run.remd_idx").write_text("")
+    assert "walks.png" in drawn(tmp_path)
+    said = capsys.readouterr().out
+    assert "(0 swaps)" in said
+    assert "write ensemble_temperature{kelvin}" in said
+
+
+def test_swaps_are_counted_where_two_trade_places():
+    steps = np.array([1, 2, 3, 4])
+    places = np.array([[1, 0, 2, 3], [0, 1, 3, 2], [1, 3, 0, 2], [1, 3, 2, 0]])
+    # 0-1; both pairs; four go round; the ends of 0 and 2 are no neighbours.
+    found = count_swaps(steps, places, 0)
+    assert found.accepted.tolist() == [2, 0, 1]
+    assert found.unclear == 1
+    assert count_swaps(steps, places, 2).accepted.tolist() == [1, 0, 1]
+
+
+def test_a_temperature_takes_rows_of_other_strides_where_it_is_known():
+    held = Series(np.arange(0.0, 1.0, 0.1), np.where(np.arange(10) < 5, 300.0, 400.0))
+    one = Record("0", 0.01, None, [], {"ensemble_temperature": held})
+    values = Series(np.arange(0.0, 1.0, 0.05), np.arange(20.0))
+    ladder = np.array([300.0, 400.0])
+    assert at_temperature([one], [values], ladder, 0).values.tolist() == [0.0, 2.0, 4.0, 6.0, 8.0]
+    assert at_temperature([one], [values], ladder, 1).values.tolist() == [10.0, 12.0, 14.0, 16.0, 18.0]
+
+
 def test_a_run_that_is_going_on(folder):
     for file in folder.glob("run.*"):
         text = file.read_text()
@@ -182,6 +243,8 @@ def test_figures_elsewhere_and_quiet(folder, tmp_path, capsys):
             (),
             "Looked for what input.xml writes: run.out",
         ),
+        (lambda folder: shutil.copy(folder / "input.xml", folder / "RESTART"), ("--input", "no.xml"), "no such file"),
+        (lambda folder: None, ("--skip", "50"), "--skip 50: nothing is left for means: what is written ends at 0.995"),
         (lambda folder: None, ("--distance", "0-3"), "two different atoms from 0 to 2"),
         (lambda folder: None, ("--distance", "1-1"), "two different atoms"),
         (
@@ -207,6 +270,12 @@ def test_only_the_beginning_is_nothing_to_draw(tmp_path, capsys):
     (tmp_path / "run.out").write_text("# column   1     --> step : The step.\n")
     assert main(["plot", str(tmp_path)]) == 1
     assert "nothing to draw yet" in capsys.readouterr().err
+
+
+def test_a_time_that_is_no_number_is_said_clearly(folder, capsys):
+    with pytest.raises(SystemExit):
+        main(["plot", str(folder), "--skip", "x"])
+    assert "x: a time in picoseconds is needed" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("words", [["--distance", "4"], ["--distance", "a-b"], ["--skip", "-1"]])
@@ -263,6 +332,42 @@ def test_hills_are_added_up_by_plumed(tmp_path):
     (tmp_path / "HILLS.0").write_text(hills(2))
     with pytest.raises(InputError, match="at least 5"):
         free_energies(tmp_path / "HILLS.0", file)
+
+
+def plumed_run(folder, *names):
+    """Say in the input that PLUMED takes part."""
+    more = "".join(f"<ffplumed name='{name}'><plumed_dat> {name} </plumed_dat></ffplumed>" for name in names)
+    system = SYSTEM.format(prefix="", temperature=300)
+    (folder / "input.xml").write_text(INPUT.format(systems=system, more=more))
+
+
+@pytest.mark.parametrize("text", ["", "#! FIELDS time d sigma_d height biasf\n", None])
+def test_without_a_hill_the_variable_is_drawn(folder, text):
+    plumed_run(folder, "plumed.dat")
+    (folder / "plumed.dat").write_text(METAD)
+    (folder / "COLVAR").write_text("#! FIELDS time d metad.bias\n 1.0 1.5 0.0\n 11.0 1.6 0.0\n 21.0 1")
+    if text is not None:
+        (folder / "HILLS.0").write_text(text)
+    drawn, notes = of_plumed(find(folder, "input.xml"), None)
+    assert list(drawn) == ["variable"]
+    line = drawn["variable"].axes[0].lines[0]
+    np.testing.assert_allclose(line.get_xydata(), [[0.0005, 1.5], [0.0055, 1.6]])
+    assert len(notes) == 1
+    assert "no hills yet" in notes[0]
+
+
+def test_windows_of_umbrella_sampling(folder):
+    plumed_run(folder, "a.dat", "b.dat")
+    for number, name in enumerate("ab"):
+        (folder / f"{name}.dat").write_text(f"u: RESTRAINT ARG=d AT={number} KAPPA=9\nPRINT ARG=d FILE=COLVAR_{name}\n")
+        rows = "".join(f"{k} {99 if k < 100 else number + 0.01 * (k % 10)}\n" for k in range(1, 501))
+        (folder / f"COLVAR_{name}").write_text("#! FIELDS time d\n" + rows)
+    drawn, notes = of_plumed(find(folder, "input.xml"), None)
+    assert list(drawn) == ["windows"]
+    assert notes == []
+    # The first fifth, far away, is left out.
+    assert drawn["windows"].axes[0].get_xlim()[1] < 2.0
+    assert {text.get_text() for text in drawn["windows"].legends[0].get_texts()} == {"window at 0", "window at 1"}
 
 
 def test_without_plumed_the_other_figures_are_drawn(folder, capsys, monkeypatch):
