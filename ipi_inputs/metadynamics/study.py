@@ -74,10 +74,17 @@ def simulate(folder, file, steps, runs):
         folder.parent.mkdir(parents=True, exist_ok=True)
         # As a user does it; plumed.dat has the atoms of malonaldehyde.
         deltaqmmm("new", "metadynamics", folder, "--system", MOLECULE, "-q")
+        edited(folder)
         side_by_side(folder, file, runs)
     restart = folder / "RESTART"
     if not restart.is_file() or read_simulation(restart).step < steps:
         deltaqmmm("run", folder, "--input", f"several_{file}", "--steps", steps, "-q")
+
+
+def edited(folder):
+    """Take the lines out of PLUMED's inputs that ask for other atoms."""
+    for file in folder.glob("*.dat"):
+        file.write_text(re.sub(r"# EDIT BEFORE RUNNING:.*\n", "", file.read_text()))
 
 
 def side_by_side(folder, file, runs):

@@ -39,7 +39,6 @@ def main(folder):
     band = folder / "band"
     if not (band / "RESTART").is_file():
         new("reaction", band)
-        start(band / "input.xml", band / "band.xyz", MOLECULE / "band.xyz")
         deltaqmmm("run", band, "-q")
     energies = read_properties(band / "neb.out")["bead_potentials"] * HARTREE_IN_KJ_PER_MOL
     energies = energies - energies[:, :1]
@@ -74,8 +73,7 @@ def new(case, folder):
 
 def start(file, name, frames):
     """Let an input begin from other frames, a copy of which gets a name."""
-    if frames != name:
-        shutil.copyfile(frames, name)
+    shutil.copyfile(frames, name)
     text = re.sub(r"<!-- Where input.xml ended.*?-->", "", file.read_text(), flags=re.DOTALL)
     file.write_text(text.replace("> init.xyz <", f"> {name.name} <"))
 
@@ -111,7 +109,6 @@ def instanton(folder, band, top):
         words = [last_frame(band, top - 2), last_frame(band, top + 2), BEADS, "instanton"]
         made = subprocess.run([sys.executable, path / "band.py", *map(str, words)], check=True, capture_output=True)
         (path / "path.xyz").write_bytes(made.stdout)
-        start(path / "instanton.xml", path / "path.xyz", path / "path.xyz")
         deltaqmmm("run", path, "--input", "instanton.xml", "-q")
     energies = read_properties(path / "instanton.out")["bead_potentials"]
     minimum = read_properties(band / "neb.out")["bead_potentials"][-1, 0]

@@ -61,6 +61,7 @@ def main(folder, steps=6000, skipped=windows.SKIPPED):
         folder.parent.mkdir(parents=True, exist_ok=True)
         # As a user does it; cv.dat has the atoms of malonaldehyde.
         deltaqmmm("new", "umbrella", folder, "--system", MOLECULE, "-q")
+        metadynamics.edited(folder)
     restart = folder / "RESTART"
     if not restart.is_file() or read_simulation(restart).step < steps:
         deltaqmmm("run", folder, "--steps", steps, "-q")

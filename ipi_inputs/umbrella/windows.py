@@ -51,10 +51,12 @@ class Profile:
 def write(folder):
     """Write PLUMED's inputs, and the lists of windows in input.xml; returns their number."""
     windows = table(folder)
+    needed = {f"plumed_{index}.dat" for index in range(len(windows))}
     for old in folder.glob("plumed_*.dat"):
-        old.unlink()
+        if old.name not in needed:
+            old.unlink()
     for index, (centre, kappa) in enumerate(windows):
-        (folder / f"plumed_{index}.dat").write_text(PLUMED.format(index=index, centre=centre, kappa=kappa))
+        put(folder / f"plumed_{index}.dat", PLUMED.format(index=index, centre=centre, kappa=kappa))
     file = folder / "input.xml"
     xml, numbers = file.read_text(), range(len(windows))
     plumed = re.search(r" *<ffplumed name='plumed_0'>.*?</ffplumed>\n", xml, re.DOTALL)[0]
@@ -66,8 +68,14 @@ def write(folder):
     xml = re.sub(r"(<metaff>).*(</metaff>)", rf"\1 [ {names} ] \2", xml)
     beads = int(re.search(r"nbeads='(\d+)'>\s*<file", xml)[1])
     xml = re.sub(r"(<batch_size>).*(</batch_size>)", rf"\1 {len(windows) * beads} \2", xml)
-    file.write_text(xml)
+    put(file, xml)
     return len(windows)
+
+
+def put(file, text):
+    """Write a file, unless it says this already: `deltaqmmm run` takes a newer input.xml for a changed one."""
+    if not file.is_file() or file.read_text() != text:
+        file.write_text(text)
 
 
 def table(folder):
@@ -84,12 +92,30 @@ def temperature(folder):
 
 def samples(folder, skipped=SKIPPED):
     """The coordinate in each window after the first steps; a list of arrays."""
-    series = []
+    series, missing = [], []
     for index in range(len(table(folder))):
         file = folder / f"COLVAR_{index}"
-        names = next(line for line in file.open() if line.startswith("#! FIELDS")).split()[2:]
-        time, coordinate = np.loadtxt(file, usecols=(names.index("time"), names.index("cv")), ndmin=2).T
+        if not file.is_file():
+            missing.append(f"{file.name}: there is no such file: the windows have not been run")
+            continue
+        rows = [line.split() for line in file.read_text().splitlines()]
+        names = next((row[2:] for row in rows if row[:2] == ["#!", "FIELDS"]), [])
+        if not {"time", "cv"} <= set(names):
+            missing.append(f"{file.name}: no line '#! FIELDS' that names time and cv: no output of cv.dat's PRINT")
+            continue
+        # Of a run that is at work the last row may be half a row.
+        columns = names.index("time"), names.index("cv")
+        rows = [row for row in rows if len(row) >= len(names) and not row[0].startswith("#")]
+        time, coordinate = np.array([[float(row[column]) for row in rows] for column in columns])
         series.append(coordinate[time > skipped])
+        if len(series[-1]) < BLOCKS:
+            last = f"the last is of step {time[-1]:g}" if len(time) else "there are none at all"
+            missing.append(
+                f"{file.name}: {len(series[-1])} samples after the first {skipped} steps, which are left out ({last}); "
+                f"needed are {BLOCKS}: go on with `deltaqmmm run . --steps N`"
+            )
+    if missing:
+        sys.exit("\n".join(missing))
     return series
 
 

@@ -2,9 +2,10 @@
 
 from deltaqmmm.cases.library import LIBRARY, Case, find_case, list_cases
 from deltaqmmm.cases.making import BuiltSystem, check_options, make_folder, read_system
-from deltaqmmm.cases.values import Values
+from deltaqmmm.cases.values import EDIT_MARK, Values
 
 __all__ = [
+    "EDIT_MARK",
     "LIBRARY",
     "BuiltSystem",
     "Case",

@@ -38,7 +38,8 @@ def fill_input(text: str, file: Path, values: Values) -> tuple[str, dict[str, st
         for element in root.iterfind("prng/seed"):
             located.set_text(element, str(values.seed))
     for element in _start_files(root):
-        located.set_text(element, values.start)
+        name = Path((element.text or "").strip()).name
+        located.set_text(element, name if name in values.kept else values.start)
     # Before beads and instances change, of which the sizes of the batches follow.
     _fill_batches(located, values)
     if values.beads is not None:

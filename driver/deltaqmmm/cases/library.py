@@ -34,6 +34,8 @@ class Case:
         edit: What the user has to edit, by file.
         fill: By file: patterns with one group, each with the name of the value that takes the place of the group.
         fixed: Options that cannot be given, each with the reason.
+        keep: Start files that `init.xyz` of a system cannot replace.
+        lists: By property of i-PI: the group of atoms that its items are for.
     """
 
     name: str
@@ -44,6 +46,8 @@ class Case:
     edit: Mapping[str, str] = field(default_factory=dict)
     fill: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     fixed: Mapping[str, str] = field(default_factory=dict)
+    keep: tuple[str, ...] = ()
+    lists: Mapping[str, str] = field(default_factory=dict)
 
     def inputs(self) -> list[Path]:
         """Its i-PI inputs, input.xml first.
@@ -101,7 +105,7 @@ def read_case(folder: Path) -> Case:
         given = tomllib.loads(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise InputError(f"{file}: cannot be read as TOML ({error}).") from error
-    known = ("title", "needs", "config", "edit", "fill", "fixed")
+    known = ("title", "needs", "config", "edit", "fill", "fixed", "keep", "lists")
     for name in given:
         if name not in known:
             raise InputError(f"{file}: '{name}' is not known: needed are some of {', '.join(known)}.")
@@ -122,4 +126,6 @@ def read_case(folder: Path) -> Case:
         edit=given.get("edit", {}),
         fill=given.get("fill", {}),
         fixed=given.get("fixed", {}),
+        keep=tuple(given.get("keep", [])),
+        lists=given.get("lists", {}),
     )

@@ -86,6 +86,15 @@ class LocatedXML:
         span = self._spans[element]
         self._edits.append((span.content, span.content_end, f" {value} ".encode()))
 
+    def set_lines(self, element: ET.Element, lines: Iterable[str]) -> None:
+        """Replace the content of an element by lines of their own, indented by two more blanks than the element."""
+        span = self._spans[element]
+        start = self._bytes.rfind(b"\n", 0, span.begin) + 1
+        indent = re.match(rb"\s*", self._bytes[start : span.begin])
+        before = "\n" + (indent[0].decode() if indent else "")
+        value = "".join(f"{before}  {line}" for line in lines) + before
+        self._edits.append((span.content, span.content_end, value.encode()))
+
     def set_attribute(self, element: ET.Element, name: str, value: str) -> None:
         """Replace the value of an attribute that is there."""
         span = self._spans[element]

@@ -15,8 +15,9 @@ from typing import Any
 
 from deltaqmmm.cases.filling import fill_input, has_ladder, input_beads, rename
 from deltaqmmm.cases.library import CONFIG, INPUT, Case
+from deltaqmmm.cases.outputs import fill_outputs
 from deltaqmmm.cases.overlay import overlay
-from deltaqmmm.cases.values import NEED_THE_SYSTEM, Values
+from deltaqmmm.cases.values import EDIT_MARK, NEED_THE_SYSTEM, Values
 from deltaqmmm.config import Config, read_config
 from deltaqmmm.errors import InputError
 from deltaqmmm.ipi.simulation import FILE_MODES, read_simulation
@@ -131,11 +132,12 @@ def make_folder(case: Case, system: BuiltSystem, folder: Path, values: Values, m
     Raises:
         InputError: A file is missing, or cannot be filled in.
     """
-    values = replace(values, start=system.start.name)
-    if NEED_THE_SYSTEM & {name for patterns in case.fill.values() for name in patterns.values()}:
+    values = replace(values, start=system.start.name, kept=case.keep)
+    if case.lists or NEED_THE_SYSTEM & {name for patterns in case.fill.values() for name in patterns.values()}:
         values = _with_atoms(values, system)
     _copy_system(case, system, folder, model)
     addresses: dict[str, str] = {}
+    listed: set[str] = set()
     classical = [input_beads(file.read_text(encoding="utf-8"), file) == 1 for file in case.inputs()]
     for file, one in zip(case.inputs(), classical, strict=True):
         # Where some inputs have beads the others are meant to be classical.
@@ -143,7 +145,12 @@ def make_folder(case: Case, system: BuiltSystem, folder: Path, values: Values, m
         here = replace(here, temperature=None) if has_ladder(file.read_text(encoding="utf-8"), file) else here
         text, renamed = fill_input(file.read_text(encoding="utf-8"), file, here)
         addresses |= renamed
+        text, found = fill_outputs(text, file, case.lists, here)
+        listed |= found
         (folder / file.name).write_text(_fill(text, case, file, here), encoding="utf-8")
+    for name in case.lists:
+        if name not in listed:
+            raise InputError(f"{case.folder}: has no output '{name}(...)', which [lists] of its case.toml names.")
     for file in case.other_files():
         if file.suffix not in _TEXT and file.name not in case.fill:
             shutil.copyfile(file, folder / file.name)
@@ -154,13 +161,23 @@ def make_folder(case: Case, system: BuiltSystem, folder: Path, values: Values, m
         (folder / file.name).write_text(text, encoding="utf-8")
         if os.stat(file).st_mode & stat.S_IXUSR:
             (folder / file.name).chmod(0o755)
+    for name, what in case.edit.items():
+        if name not in case.keep and not name.endswith(".xml"):
+            _mark(folder / name, what)
+
+
+def _mark(file: Path, what: str) -> None:
+    """Say at the top of a file that it has to be edited; `#!` stays the first line."""
+    lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+    lines.insert(bool(lines) and lines[0].startswith("#!"), f"{EDIT_MARK} {what}\n")
+    file.write_text("".join(lines), encoding="utf-8")
 
 
 def _with_atoms(values: Values, system: BuiltSystem) -> Values:
     from deltaqmmm.config.loading import load_split
 
     _, split = load_split(system.config)
-    return replace(values, n_atoms=len(split.symbols), qm_atoms=tuple(map(int, split.qm_atoms)))
+    return replace(values, symbols=tuple(split.symbols), qm_atoms=tuple(map(int, split.qm_atoms)))
 
 
 def _fill(text: str, case: Case, file: Path, values: Values) -> str:
@@ -193,6 +210,9 @@ def _copy_system(case: Case, system: BuiltSystem, folder: Path, model: Path | No
     if section.include_folder is not None:
         changes["system"]["include_folder"] = str(section.include_folder)
     shutil.copyfile(system.start, folder / system.start.name)
+    for name in case.keep:
+        if (system.folder / name).is_file():
+            shutil.copyfile(system.folder / name, folder / name)
     if system.config.dftb.parameter_folder is not None:
         changes["dftb"] = {"parameter_folder": str(system.config.dftb.parameter_folder)}
     chosen = model or system.config.correction.model

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import shutil
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -102,18 +104,24 @@ def _make(options: argparse.Namespace, case: Any) -> None:  # noqa: ANN401 - a C
         folder = work / target.name
         folder.mkdir()
         make_folder(case, system, folder, values, options.model)
-        check_new(folder, case.inputs(), check_plumed)
+        missing = [name for name in case.keep if not (folder / name).is_file()]
+        check_new(folder, case.inputs(), check_plumed, missing)
         if target.is_dir():
             target.rmdir()
         folder.rename(target)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     if not options.quiet:
-        _report(options, case, target)
+        _report(options, case, missing)
 
 
-def check_new(folder: Path, inputs: Sequence[Path], check_plumed: Any) -> None:  # noqa: ANN401 - a function of run_checks
-    """What `deltaqmmm run` would refuse is refused here."""
+def check_new(
+    folder: Path,
+    inputs: Sequence[Path],
+    check_plumed: Any,  # noqa: ANN401 - a function of run_checks
+    missing: Sequence[str] = (),
+) -> None:
+    """What `deltaqmmm run` would refuse is refused here, but for start files that the user is told to make."""
     from deltaqmmm.cli.run_checks import check_atoms, check_files
     from deltaqmmm.config import read_config
     from deltaqmmm.ipi.processes import find_ipi
@@ -122,6 +130,8 @@ def check_new(folder: Path, inputs: Sequence[Path], check_plumed: Any) -> None: 
     config = read_config(folder / "config.toml")
     for number, file in enumerate(inputs):
         simulation = read_simulation(folder / file.name)
+        there = tuple(one for one in simulation.start_files if one.name not in missing)
+        simulation = replace(simulation, start_files=there)
         check_files(folder, simulation)
         if simulation.plumed:
             check_plumed(simulation, find_ipi())
@@ -136,11 +146,20 @@ def _check_target(folder: Path) -> None:
         raise InputError(f"The folder {folder} exists and is not empty. Give another name.")
 
 
-def _report(options: argparse.Namespace, case: Any, target: Path) -> None:  # noqa: ANN401 - a Case
-    print(f"{options.folder}: {case.title}.")
-    for file, what in case.edit.items():
-        print(f"  edit {options.folder / file}: {what}")
-    others = [file.name for file in case.inputs()[1:]]
-    for name in others:
-        print(f"  also: deltaqmmm run {options.folder} --input {name}")
-    print(f"Run it with `deltaqmmm run {options.folder}`; {options.folder / 'README.md'} says what to look at.")
+def _report(options: argparse.Namespace, case: Any, missing: Sequence[str]) -> None:  # noqa: ANN401 - a Case
+    from deltaqmmm.cases import EDIT_MARK
+
+    folder = shlex.quote(str(options.folder))
+    print(f"{folder}: {case.title}.")
+    first = False
+    for name, what in case.edit.items():
+        if name not in case.keep or name in missing:
+            file = shlex.quote(str(options.folder / name))
+            print(f"First {'make' if name in missing else 'edit'} {file}: {what}")
+            first = True
+    if any(name not in case.keep and not name.endswith(".xml") for name in case.edit):
+        print(f"Remove the line '{EDIT_MARK} ...' of a file when it is done.")
+    readme = shlex.quote(str(options.folder / "README.md"))
+    print(f"{'Then run' if first else 'Run'} it with `deltaqmmm run {folder}`; {readme} says what to look at.")
+    for file in case.inputs()[1:]:
+        print(f"Also: `deltaqmmm run {folder} --input {shlex.quote(file.name)}`")

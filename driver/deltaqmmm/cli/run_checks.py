@@ -23,7 +23,7 @@ from deltaqmmm.units import ANGSTROM
 TERMS = ("mm", "dftb", "correction")
 """The names of the terms, as `deltaqmmm.potential` has them, which is not imported for its weight."""
 _PLUMED_SECONDS = 60.0
-_INCLUDE = re.compile(r"^[^#\n]*\bINCLUDE\b[^#\n]*?\bFILE=\{?([^\s}]+)", re.MULTILINE)
+_INCLUDE = re.compile(r"^[^#\n]*\bINCLUDE\b(?:[^#\n]*?|\s+\.\.\.[^#]*?)\bFILE=\{?([^\s}]+)", re.MULTILINE)
 
 
 @contextmanager
@@ -238,9 +238,10 @@ def check_edited(folder: Path, simulation: Simulation) -> None:
         text = (folder / name).read_text(encoding="utf-8", errors="replace")
         for line in text.splitlines():
             if line.strip().startswith(EDIT_MARK):
+                what = line.strip().removeprefix(EDIT_MARK).strip()
                 raise InputError(
-                    f"{folder / name}: is still that of another molecule: edit it "
-                    f"({line.strip().removeprefix(EDIT_MARK).strip()}), and remove the line '{EDIT_MARK} ...' when done."
+                    f"{folder / name}: is still that of another molecule: edit it ({what}), and remove the line "
+                    f"'{EDIT_MARK} ...' when done."
                 )
         waiting += _INCLUDE.findall(text)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from deltaqmmm.cli.run_checks import (
     check_atoms,
+    check_edited,
     check_files,
     check_model,
     check_plumed,
@@ -78,6 +79,7 @@ def make_plan(options: argparse.Namespace) -> Plan | None:
         )
         return None
     check_files(folder, simulation)
+    check_edited(folder, simulation)
     check_plumed(simulation, find_ipi())
     plumed_runs(folder, simulation)
     sockets = make_socket_folder()

@@ -43,11 +43,17 @@ def colvar(folder, name="COLVAR"):
     }
 
 
+def edited(file):
+    """Take away the line that asks for other atoms."""
+    change(file, (r"\A# EDIT BEFORE RUNNING: the atoms .*\n", ""))
+
+
 def for_uracil(folder, pace=4):
     """What a user does: other atoms in plumed.dat. And deposits that come soon enough for a test."""
     (near, far) = (f"{name}: DISTANCE ATOMS={a},{b}" for name, (a, b) in zip(("near", "far"), N_H_BONDS, strict=True))
     for name in ("plumed.dat", "opes.dat"):
         change(folder / name, ("near: .*", near), ("far: .*", far))
+        edited(folder / name)
         often(folder / name, pace)
     return folder
 
@@ -81,6 +87,13 @@ def hills_at(hills, step, values):
             stretched = np.where(gaussian > cutoff, (gaussian - cutoff) / (1 - cutoff), 0.0)
             total += height * (1 - 1 / hills["biasf"][0]) * stretched
     return total
+
+
+def test_atoms_of_another_molecule_are_not_run(tmp_path):
+    folder = make("metadynamics", tmp_path)
+    said = run(folder, status=1)
+    assert "plumed.dat: is still that of another molecule: edit it (the atoms of the collective variable" in said
+    assert not (folder / "ipi.log").exists()
 
 
 @pytest.mark.parametrize(("file", "beads"), [("input.xml", 1), ("beads.xml", 2)])
@@ -127,6 +140,7 @@ def test_opes_deposits_kernels_and_keeps_its_states(tmp_path):
 def test_a_killed_run_goes_on_as_if_nothing_had_been(tmp_path, file, dat, tables):
     unbroken, broken = (make("metadynamics", tmp_path, "malonaldehyde", name=name) for name in ("unbroken", "broken"))
     for folder in (unbroken, broken):
+        edited(folder / dat)
         often(folder / dat, 5)
         # The checkpoint is of a step without a deposit (opes.xml says why).
         change(

@@ -1,7 +1,6 @@
 """The path of a reaction, a nudged elastic band and an instanton: images move, ends do not, and each has its own
 energy."""
 
-import shutil
 import subprocess
 import sys
 
@@ -34,17 +33,8 @@ def columns(file, number):
     return table[:, -number:]
 
 
-def begin_from(folder, file, frames):
-    """What a user does: name what band.py has made."""
-    shutil.copyfile(INPUTS / "malonaldehyde" / frames, folder / frames)
-    text = (folder / file).read_text()
-    assert text.count("> init.xyz <") == 1
-    (folder / file).write_text(text.replace("> init.xyz <", f"> {frames} <"))
-
-
 def test_the_band_relaxes_between_its_ends(tmp_path):
     folder = make("reaction", tmp_path, "malonaldehyde")
-    begin_from(folder, "input.xml", "band.xyz")
     run(folder, 12)
     table, images = columns(folder / "neb.out", IMAGES), frames(folder, "neb", IMAGES)
     start = np.array([frame.positions for frame in read(folder / "band.xyz", index=":", format="xyz")])
@@ -54,9 +44,16 @@ def test_the_band_relaxes_between_its_ends(tmp_path):
     np.testing.assert_allclose(table[-1], energies(folder, images[:, -1]), atol=2e-6)
 
 
+def test_another_system_needs_its_own_band(tmp_path):
+    folder = make("reaction", tmp_path)
+    for file, frames_file in (("input.xml", "band.xyz"), ("instanton.xml", "path.xyz")):
+        assert f"<file mode='xyz'> {frames_file} </file>" in (folder / file).read_text()
+        assert f"names '{frames_file}', and there is no such file" in run(folder, status=1, input=file)
+    assert not (folder / "ipi.log").exists()
+
+
 def test_the_instanton_converges(tmp_path):
     folder = make("reaction", tmp_path, "malonaldehyde")
-    begin_from(folder, "instanton.xml", "path.xyz")
     run(folder, input="instanton.xml")
     assert "Geometry optimization converged" in (folder / "ipi.log").read_text()
     table, beads = columns(folder / "instanton.out", BEADS), frames(folder, "instanton", BEADS)

@@ -11,7 +11,7 @@ from ase.io import read
 from deltaqmmm.ipi.simulation import parse_input
 from deltaqmmm.units import KJ_PER_MOL
 from tests.integration.inputs.case import INPUTS, make, run
-from tests.integration.inputs.test_metadynamics import N_H_BONDS, change, colvar, coordinate
+from tests.integration.inputs.test_metadynamics import N_H_BONDS, change, colvar, coordinate, edited
 from tests.integration.ipi.server import read_properties
 
 CENTRES, KAPPAS = [-0.2, 0.0, 0.3], [100.0, 200.0, 300.0]
@@ -28,6 +28,7 @@ def for_uracil(folder):
     """What a user does: other atoms in cv.dat, other windows in windows.txt."""
     (near, far) = (f"{name}: DISTANCE ATOMS={a},{b}" for name, (a, b) in zip(("near", "far"), N_H_BONDS, strict=True))
     change(folder / "cv.dat", ("near: .*", near), ("far: .*", far))
+    edited(folder / "cv.dat")
     rows = [f"{centre} {kappa}\n" for centre, kappa in zip(CENTRES, KAPPAS, strict=True)]
     (folder / "windows.txt").write_text("# centre kappa\n" + "".join(rows))
     assert windows(folder) == (0, "3 windows\n")
@@ -38,10 +39,20 @@ def test_what_stands_in_the_folder_is_what_windows_makes(tmp_path):
     folder = make("umbrella", tmp_path, every=None)
     before = {file.name: file.read_text() for file in [*folder.glob("*.dat"), folder / "input.xml"]}
     assert len(before) == 13
+    written = [folder / name for name in before]
+    times = {file.name: file.stat().st_mtime_ns for file in written}
     assert windows(folder)[0] == 0
     assert {file.name: file.read_text() for file in [*folder.glob("*.dat"), folder / "input.xml"]} == before
+    # What has not changed is not written: `deltaqmmm run` would take a newer input.xml for a changed one.
+    assert {file.name: file.stat().st_mtime_ns for file in written} == times
     rows = np.loadtxt(INPUTS / "umbrella" / "windows.txt")
     assert re.search(rf"AT1={rows[4, 0]:g} KAPPA1={rows[4, 1]:g}\n", before["plumed_4.dat"])
+
+
+def test_atoms_of_another_molecule_are_not_run(tmp_path):
+    pytest.importorskip("plumed", reason="PLUMED is not installed: pip install --no-deps hillclimber")
+    folder = make("umbrella", tmp_path)
+    assert "cv.dat: is still that of another molecule" in run(folder, status=1)
 
 
 @pytest.mark.parametrize("beads", [1, 2])
@@ -97,6 +108,22 @@ def test_the_profile_of_samples_that_are_known(tmp_path):
     assert np.abs(away[np.abs(x) < 0.9]).max() < 0.6
     assert 0.3 < np.sqrt(np.mean((away / error) ** 2)) < 2.0
     assert (folder / "profile.png").stat().st_size > 10_000
+
+
+def test_windows_that_were_run_for_too_short(tmp_path):
+    folder = make("umbrella", tmp_path, every=None)
+    for index in range(10):
+        rows = [f" {5 * step} 0.1 0\n" for step in range(1, 301 if index else 401)]
+        (folder / f"COLVAR_{index}").write_text("#! FIELDS time cv umbrella.bias\n" + "".join(rows))
+    status, said = windows(folder, "profile")
+    assert status == 1
+    lines = said.splitlines()
+    # One for each file; the first window has enough.
+    assert [line.split(":")[0] for line in lines] == [f"COLVAR_{index}" for index in range(1, 11)]
+    assert (
+        "0 samples after the first 1500 steps, which are left out (the last is of step 1500); needed are 5" in lines[0]
+    )
+    assert "there is no such file" in lines[-1]
 
 
 def test_windows_that_do_not_reach_each_other(tmp_path):

@@ -213,15 +213,63 @@ class TestWhatIsMade:
         folder = work.case("meta", toml=toml, beads=1, batch=1, **files)
         (folder / "go.sh").chmod(0o755)
         assert new(work, "--temperature", 310, "--beads", 6, case="meta") == 0
-        assert text_of(work, "p.dat") == "TEMP=310 QM=13,14,15\nTEMP=310\n"
+        assert text_of(work, "p.dat") == "# EDIT BEFORE RUNNING: the atoms\nTEMP=310 QM=13,14,15\nTEMP=310\n"
         assert text_of(work, "go.sh").endswith("-a new\n")
         assert (work.target / "go.sh").stat().st_mode & 0o100
         # Of several inputs only those with beads change their number.
         assert "nbeads='1'" in text_of(work)
         assert "nbeads='6'" in text_of(work, "beads.xml")
         out = capsys.readouterr().out
-        assert f"edit {work.target / 'p.dat'}: the atoms" in out
-        assert "--input beads.xml" in out
+        assert f"\nFirst edit {work.target / 'p.dat'}: the atoms\nRemove the line '# EDIT BEFORE RUNNING: ...'" in out
+        assert f"\nThen run it with `deltaqmmm run {work.target}`" in out
+        assert f"`deltaqmmm run {work.target} --input beads.xml`" in out
+
+    def test_the_line_that_asks_for_an_edit(self, work):
+        toml = "[edit]\n'job.sh' = 'nodes'\n'input.xml' = 'strides'\n'config.toml' = 'the model'\n"
+        work.case("cluster", toml=toml, job__sh="#!/bin/bash\n#SBATCH --nodes=1\n")
+        assert new(work, "-q", case="cluster") == 0
+        assert text_of(work, "job.sh") == "#!/bin/bash\n# EDIT BEFORE RUNNING: nodes\n#SBATCH --nodes=1\n"
+        assert "EDIT" not in text_of(work)
+        assert text_of(work, "config.toml").startswith("# EDIT BEFORE RUNNING: the model\n# By hand.\n")
+        assert read_config(work.target / "config.toml").qm.atoms == "12-14"
+
+    def test_a_folder_with_blanks(self, work, capsys):
+        work.target = work.root / "my new"
+        assert new(work, "--name", "x") == 0
+        out = capsys.readouterr().out
+        assert f"\nRun it with `deltaqmmm run '{work.target}'`; '{work.target / 'README.md'}' says" in out
+        assert "First" not in out
+
+    def test_outputs_are_of_the_atoms_of_the_system(self, work):
+        text = INPUT.format(beads=4, batch=4, more="").replace("[ step ]", "[ step, kinetic_cv(8), kinetic_cv(9) ]")
+        work.case(toml="[lists]\nkinetic_cv = 'qm_hydrogens'\n", text=text)
+        assert new(work, "-q") == 0
+        # A water: O, H, H.
+        expected = "    [ step, kinetic_cv(13), kinetic_cv(14) ]\n"
+        assert expected in text_of(work)
+        work.case(toml="[lists]\nkinetic_cv = 'qm_atoms'\n", text=text)
+        shutil.rmtree(work.target)
+        assert new(work, "-q") == 0
+        assert expected.replace("step", "step, kinetic_cv(12)") in text_of(work)
+
+    def test_start_files_that_are_kept(self, work, capsys):
+        text = INPUT.format(beads=4, batch=4, more="").replace("system/init.xyz", "system/band.xyz")
+        toml = "keep = ['band.xyz']\n[edit]\n'band.xyz' = 'made by band.py'\n"
+        work.case("reaction", toml=toml, text=text)
+        assert new(work, case="reaction") == 0
+        assert "<file mode='xyz'> band.xyz </file>" in text_of(work)
+        assert not (work.target / "band.xyz").exists()
+        out = capsys.readouterr().out
+        assert f"\nFirst make {work.target / 'band.xyz'}: made by band.py\nThen run it" in out
+        # Nothing is started without it.
+        assert main(["run", str(work.target)]) == 1
+        assert "names 'band.xyz', and there is no such file" in capsys.readouterr().err
+        shutil.rmtree(work.target)
+        band = (work.system / "init.xyz").read_text() * 4
+        (work.system / "band.xyz").write_text(band)
+        assert new(work, case="reaction") == 0
+        assert text_of(work, "band.xyz") == band
+        assert "First" not in capsys.readouterr().out
 
     def test_a_model(self, work):
         (work.root / "m.safetensors").touch()
@@ -340,6 +388,8 @@ class TestWhatIsRefused:
             ("[fixed]\nbead = ''\n", "'bead' is no option"),
             ("[fill.'README.md']\n'(no)thing' = 'beads'\n", "has nothing like"),
             ("[fill.'README.md']\n'(p)' = 'bead'\n", r"\[fill\] names 'bead'"),
+            ("[lists]\nkinetic_cv = 'hydrogens'\n", r"\[lists\] names 'hydrogens'"),
+            ("[lists]\natom_v = 'qm_atoms'\n", r"has no output 'atom_v\(...\)'"),
             ("[config.mm]\ncutof = 1\n", "cutof"),
         ],
     )
