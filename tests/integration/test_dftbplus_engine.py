@@ -139,6 +139,23 @@ def test_compare_prints_a_table_and_writes_a_figure(tmp_path, frames, capsys):
     assert figure.stat().st_size > 10_000
 
 
+@pytest.mark.parametrize("name", ["figure.pdf", "figure"])
+def test_compare_writes_nothing_but_png(tmp_path, frames, capsys, name):
+    (tmp_path / "config.toml").write_text(CONFIG)
+    assert main(["compare", str(tmp_path / "config.toml"), str(frames), "-o", str(tmp_path / name), "-q"]) != 0
+    assert f"{name}: the figure is written as PNG" in capsys.readouterr().err
+    assert not (tmp_path / name).exists()
+
+
+def test_compare_warns_where_the_methods_are_others(tmp_path, frames, capsys, slater_koster_folder):
+    (tmp_path / "mine.hsd").write_text(HSD.format(folder=slater_koster_folder))
+    text = with_engine('hsd = "mine.hsd"', text=CONFIG.replace("scc_tolerance = 1e-11\n", ""))
+    (tmp_path / "config.toml").write_text(text)
+    words = ["compare", str(tmp_path / "config.toml"), str(frames), "-o", str(tmp_path / "figure.png"), "-q"]
+    assert main(words) == 0
+    assert "Warning: DFTB+ computes what mine.hsd says, and the builtin engine DFTB3 3ob" in capsys.readouterr().out
+
+
 def test_either_engine_gives_the_same_trajectory(tmp_path):
     """20 steps of 4 beads through i-PI."""
     expected, conserved = run(tmp_path / "ours", "unix", BEADS)

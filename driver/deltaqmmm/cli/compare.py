@@ -89,7 +89,7 @@ def add_parser(commands: Any, parents: Sequence[argparse.ArgumentParser]) -> Non
     parser.add_argument("config", type=Path, help="configuration file (`deltaqmmm config` explains it)")
     parser.add_argument("frames", type=Path, help="file of frames, as `deltaqmmm evaluate` reads them")
     parser.add_argument(
-        "-o", "--output", type=Path, default=Path("compare.png"), help="figure to write (default compare.png)"
+        "-o", "--output", type=Path, default=Path("compare.png"), help="figure to write, as PNG (default compare.png)"
     )
     parser.add_argument(
         "--batch", type=positive_integer, default=8, metavar="N", help="frames computed at once (default 8)"
@@ -104,12 +104,19 @@ def run(options: argparse.Namespace) -> int:
     from deltaqmmm.training.figures import save_figure
 
     check_output(options.output)
+    if options.output.suffix.lower() != ".png":
+        raise InputError(f"{options.output}: the figure is written as PNG; give it a name that ends in .png.")
     config = read_config(options.config)
     _, system = load_split(config)
     # All frames are checked before the first is computed.
     frames = list(read_frames(options.frames, system))
     described, potentials = engines(config)
     print("\n".join(f"  {name:<8} {words}" for name, words in zip(NAMES, described, strict=True)))
+    if config.dftb.hsd is not None:
+        print(
+            f"  Warning: DFTB+ computes what {config.dftb.hsd.name} says, and the builtin engine "
+            f"{described_method(config)}: differences of the methods are among those below."
+        )
     with tqdm(total=2 * len(frames), unit="frame", disable=options.quiet or not sys.stderr.isatty()) as bar:
         first, second = (compute(potential, frames, options.batch, bar.update) for potential in potentials)
     found = differences(first, second, system.qm_atoms)
@@ -137,7 +144,7 @@ def engines(config: Config) -> tuple[tuple[str, str], tuple[Potential, Potential
     ours, theirs = builtin_engine(config, system, device), dftbplus_engine(config, system, device)
     threads, program = share_threads(config).torch, theirs.program
     choose_threads(threads, compiled=ours.compiled)
-    method = f"{config.dftb.model.upper()} {config.dftb.parameters}"
+    method = described_method(config)
     described = (
         f"{method}, on {device}, threads: {threads}",
         f"{method if config.dftb.hsd is None else config.dftb.hsd.name}, DFTB+ {theirs.library.version}, "
@@ -145,6 +152,11 @@ def engines(config: Config) -> tuple[tuple[str, str], tuple[Potential, Potential
     )
     made = [Potential(system, None, embedding, engine, device=device) for engine in (ours, theirs)]
     return described, (made[0], made[1])
+
+
+def described_method(config: Config) -> str:
+    """The method of our own engine in words."""
+    return f"{config.dftb.model.upper()} {config.dftb.parameters}"
 
 
 def compute(potential: Potential, frames: Iterable[Frame], batch: int, progress: Callable[[int], object]) -> Results:

@@ -18,17 +18,18 @@ import torch
 from torch import Tensor
 
 from deltaqmmm.dftb.checks import check_electrons, pair_distances
-from deltaqmmm.dftb.dftbplus.hsd import Variation, read_user_input, write_input
+from deltaqmmm.dftb.dftbplus.hsd import Variation, write_input
 from deltaqmmm.dftb.dftbplus.library import find_library
-from deltaqmmm.dftb.dftbplus.pool import Pool
+from deltaqmmm.dftb.dftbplus.pool import NOT_COMPUTED, Pool
 from deltaqmmm.dftb.dftbplus.process import Answer, Death, Setup
 from deltaqmmm.dftb.dftbplus.processed import check_user_input
 from deltaqmmm.dftb.dftbplus.retry import SaferSetups
 from deltaqmmm.dftb.dftbplus.settings import DFTBPlusSettings
+from deltaqmmm.dftb.dftbplus.snapshot import Snapshot
 from deltaqmmm.dftb.dispersion import D3Dispersion
 from deltaqmmm.dftb.parameters import MolecularParameters, load_parameters
 from deltaqmmm.dftb.settings import DFTBSettings
-from deltaqmmm.errors import ConvergenceError, ExternalToolError, ParameterError
+from deltaqmmm.errors import ConvergenceError, ExternalToolError, FrameError, ParameterError
 from deltaqmmm.results import FloatArray
 
 logger = logging.getLogger(__name__)
@@ -109,6 +110,7 @@ class DFTBPlusEngine:
             normal = Variation(settings.max_scc_iterations, settings.electronic_temperature)
             if settings.dispersion == "d3bj":
                 self._dispersion = D3Dispersion(self.symbols, self.device)
+        self._snapshot = None if self.program.hsd is None else Snapshot(self.program.hsd, self.symbols)
         self._to_be_tested = self.program.hsd is not None
         self._safer = SaferSetups(self._setup, normal, self.program.timeout)
         self._pool = Pool(self._setup(normal), self.program.workers, self.program.timeout)
@@ -134,20 +136,19 @@ class DFTBPlusEngine:
         if variation is not None and self._parameters is not None:
             text = write_input(self.symbols, self.charge, self._parameters, self.settings, variation)
             return Setup(self.library, text, threads=program.threads)
-        if program.hsd is None:
+        if self._snapshot is None:
             raise ParameterError("there is neither an input of DFTB+ nor settings to write one from.")
-        text = read_user_input(program.hsd, self.symbols)
-        return Setup(self.library, text, program.hsd.resolve().parent, program.threads)
+        return Setup(self.library, self._snapshot.text, self._snapshot, program.threads)
 
     def _start(self) -> None:
-        hsd = self.program.hsd
+        hsd, snapshot = self.program.hsd, self._snapshot
         try:
             readiness = self._pool.start()
         except ExternalToolError as error:
-            if hsd is None:
+            if snapshot is None:
                 raise
             hint = " Relative paths that lead out of its folder (..) are not found: write whole ones."
-            raise ParameterError(f"{hsd}: {error}{hint if '..' in hsd.read_text() else ''}") from error
+            raise ParameterError(f"{hsd}: {error}{hint if '..' in snapshot.text else ''}") from error
         if hsd is not None:
             try:
                 tolerance = check_user_input(
@@ -180,12 +181,14 @@ class DFTBPlusEngine:
             potentials: External potential at the atoms, shape (B, n), hartree/e.
 
         Raises:
-            FrameError: Positions or potentials are non-finite, or two atoms coincide.
+            FrameError: There is no frame, positions or potentials are non-finite, or two atoms coincide.
             ConvergenceError: The SCC of a frame did not converge, after the safer retries.
             ExternalToolError: DFTB+ cannot be started, or ended twice on a frame without a word.
             ParameterError: The user's input gives no derivatives of its energy.
         """
-        positions, potentials = positions.detach().to(self.device), potentials.detach().to(self.device)
+        if len(positions) == 0:
+            raise FrameError("a batch without frames: at least one is needed.")
+        positions, potentials = (tensor.detach().to(self.device, torch.float64) for tensor in (positions, potentials))
         pair_distances(self.symbols, self._pairs, positions, potentials)
         where, potential = (np.ascontiguousarray(tensor.cpu().numpy()) for tensor in (positions, potentials))
         answers = self._answers(where, potential)
@@ -215,14 +218,16 @@ class DFTBPlusEngine:
         return torch.as_tensor(np.array(values, dtype=np.float64), device=self.device)
 
     def _answers(self, positions: FloatArray, potentials: FloatArray) -> list[Answer]:
+        outcomes = self._pool.compute(positions, potentials)
+        for frame, outcome in enumerate(outcomes):
+            if isinstance(outcome, Death) and not outcome.by_dftbplus and outcome is not NOT_COMPUTED:
+                raise ExternalToolError(f"DFTB+ failed twice on frame {frame} of the batch: {outcome.reason}.")
         answers = []
-        for frame, outcome in enumerate(self._pool.compute(positions, potentials)):
-            if isinstance(outcome, Death) and outcome.by_dftbplus:
+        for frame, outcome in enumerate(outcomes):
+            if isinstance(outcome, Death):
                 outcome = self._safer.solve(frame, positions[frame], potentials[frame], outcome)
                 if isinstance(outcome, Death):
                     raise ConvergenceError(self._report(frame, outcome))
-            elif isinstance(outcome, Death):
-                raise ExternalToolError(f"DFTB+ failed twice on frame {frame} of the batch: {outcome.reason}.")
             answers.append(outcome)
         return answers
 

@@ -119,10 +119,12 @@ def _modules(file: Path) -> Iterator[Path]:
 
 def _version(file: Path) -> str:
     """The release: the package's own file tells it, or conda's record."""
-    for package in (file.parent / "pkgconfig").glob("dftb*.pc"):
-        found = re.search(r"(?m)^Version: (\S+)", package.read_text(errors="replace"))
-        if found:
-            return found[1]
-    for record in (file.parent.parent / "conda-meta").glob("dftbplus-[0-9]*.json"):
-        return record.name.split("-")[1]
+    # The file may be a link to one in another installation.
+    for folder in dict.fromkeys((file.parent, file.resolve().parent)):
+        for package in (folder / "pkgconfig").glob("dftb*.pc"):
+            found = re.search(r"(?m)^Version: (\S+)", package.read_text(errors="replace"))
+            if found:
+                return found[1]
+        for record in (folder.parent / "conda-meta").glob("dftbplus-[0-9]*.json"):
+            return record.name.split("-")[1]
     return "unknown"

@@ -7,6 +7,7 @@ import time
 import weakref
 from collections import deque
 from dataclasses import dataclass, field
+from itertools import islice
 from multiprocessing.connection import wait
 
 import numpy as np
@@ -23,14 +24,19 @@ GROWTH = 256 << 20
 2,000 evaluations of retinoate with DFTB+ 25.1 grew one by 0.1 MB: what grows by so much does not stop. Work space of
 large molecules is there after the first frame, and starting anew costs a fraction of a second.
 """
+PORTION = 64 << 10
+"""Bytes that a worker is given at once: the socket holds them, so that nothing waits where the worker does not read."""
+NOT_COMPUTED = Death("it was not computed", by_dftbplus=False)
+"""Stands for the frames that were left when another one was given up."""
 
 
 @dataclass
 class _Place:
-    """A worker and the frames that it has yet to answer, in their order."""
+    """A worker, the frames that it has yet to answer, in their order, and how many of them it has been given."""
 
     worker: Worker | None = None
     frames: deque[int] = field(default_factory=deque)
+    given: int = 0
 
 
 class Pool:
@@ -40,18 +46,19 @@ class Pool:
     interpreter; when that is killed, they end themselves.
     """
 
-    def __init__(self, setup: Setup, workers: int, timeout: float) -> None:
+    def __init__(self, setup: Setup, workers: int, timeout: float, *, proven: bool = False) -> None:
         """Start nothing: workers come with the work.
 
         Args:
             setup: What all of them compute with.
             workers: Their number.
             timeout: Longest time for one frame, seconds.
+            proven: Whether DFTB+ is known to start with this setup, so that a worker that does not is replaced.
         """
         self._setup = setup
         self._timeout = timeout
         self._places = [_Place() for _ in range(workers)]
-        self._proven = False
+        self._proven = proven
         self._finalizer = weakref.finalize(self, _end, self._places)
 
     @property
@@ -84,7 +91,8 @@ class Pool:
         """Compute B frames, and tell of each what it gave or how it failed.
 
         Neighbouring frames go to the same worker, which starts each from the charges of the one before. A frame whose
-        worker ends without a word from DFTB+ is tried once more.
+        worker ends without a word from DFTB+ is tried once more; if that fails too, all processes are ended and the
+        frames that are left stay `NOT_COMPUTED`.
 
         Args:
             positions: Shape (B, n, 3), bohr.
@@ -106,33 +114,43 @@ class Pool:
                 for place in self._with_news(busy):
                     frame = place.frames[0]
                     outcome = self._outcome(place)
-                    if isinstance(outcome, Death):
-                        if not outcome.by_dftbplus and frame not in crashed:
-                            logger.warning("DFTB+ on frame %d of the batch: %s. Once more.", frame, outcome.reason)
-                            crashed.add(frame)
-                        else:
-                            place.frames.popleft()
-                            found[frame] = outcome
-                        if place.frames:
-                            place.worker = Worker(self._setup)
-                            self._give(place, positions, potentials)
-                    else:
+                    if isinstance(outcome, Answer) or outcome.by_dftbplus:
                         place.frames.popleft()
                         found[frame] = outcome
-                        self._renew(place, outcome)
+                    elif frame in crashed:
+                        found[frame] = outcome
+                        self.close()
+                        return [NOT_COMPUTED if one is None else one for one in found]
+                    else:
+                        logger.warning("DFTB+ on frame %d of the batch: %s. Once more.", frame, outcome.reason)
+                        crashed.add(frame)
+                    self._go_on(place, outcome, positions, potentials)
         except BaseException:
             # Answers that are under way belong to no later question.
             self.close()
             raise
         return [outcome for outcome in found if outcome is not None]
 
+    def _go_on(self, place: _Place, outcome: Answer | Death, positions: FloatArray, potentials: FloatArray) -> None:
+        """After an outcome: the next portion, to another worker where this one has ended."""
+        if isinstance(outcome, Answer):
+            place.given -= 1
+            self._renew(place, outcome)
+        else:
+            place.given = 0
+        if place.frames and not place.given:
+            place.worker = place.worker or Worker(self._setup)
+            self._give(place, positions, potentials)
+
     def _give(self, place: _Place, positions: FloatArray, potentials: FloatArray) -> None:
-        """Hand over all frames of a place, once its worker is ready."""
+        """Hand over the next frames of a place, once its worker is ready."""
         if place.worker is None or not place.frames:
             return
         if not place.worker.ready:
             place.worker = self._made_ready(place.worker)
-        frames = list(place.frames)
+        size = positions[0].nbytes + potentials[0].nbytes
+        frames = list(islice(place.frames, max(PORTION // size, 1)))
+        place.given = len(frames)
         place.worker.give(positions[frames], potentials[frames], self._timeout)
 
     def _made_ready(self, worker: Worker) -> Worker:
@@ -170,6 +188,9 @@ class Pool:
         except (EOFError, OSError):
             place.worker = None
             return worker.bury()
+        if isinstance(answer, Death):
+            place.worker = None
+            return answer
         worker.extend(self._timeout)
         return answer
 

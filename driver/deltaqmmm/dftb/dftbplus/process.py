@@ -19,14 +19,13 @@ from pathlib import Path
 
 from deltaqmmm.dftb.dftbplus import worker
 from deltaqmmm.dftb.dftbplus.library import Library
+from deltaqmmm.dftb.dftbplus.snapshot import Snapshot
 from deltaqmmm.errors import ExternalToolError
 from deltaqmmm.results import FloatArray
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 START_SECONDS = 120.0
 """Longest time in which a worker reads the parameters: a file system may be slow when many start."""
-LARGE_FILE = 16 << 20
-"""Bytes up to which files beside the user's input are copied for a worker; larger ones it sees through links."""
 
 _SCC_LINE = re.compile(r"(?m)^\s+(\d+)\s+-?\d\.\d+E[+-]\d+\s+-?\d\.\d+E[+-]\d+\s+(\d\.\d+E[+-]\d+)\s*$")
 
@@ -38,13 +37,13 @@ class Setup:
     Attributes:
         library: DFTB+.
         text: Its input.
-        folder: Where relative paths in the input begin; None where it has none.
+        snapshot: What lies beside it, where relative paths in it begin; None where it has none.
         threads: Threads of a worker.
     """
 
     library: Library
     text: str
-    folder: Path | None = None
+    snapshot: Snapshot | None = None
     threads: int = 1
 
 
@@ -104,19 +103,22 @@ class Worker:
 
     def __init__(self, setup: Setup) -> None:
         """Start the process without waiting for it."""
+        self._owner = os.getpid()
         self.folder = Path(tempfile.mkdtemp(prefix="deltaqmmm_dftbplus_"))
         self.ready = False
         self.deadline = time.monotonic() + START_SECONDS
         self.memory_at_first: int | None = None
         here, there = socket.socketpair()
         try:
-            if setup.folder is not None:
-                _furnish(self.folder, setup.folder)
+            with_it = []
+            if setup.snapshot is not None:
+                setup.snapshot.furnish(self.folder)
+                with_it.append(str(setup.snapshot.folder))
             (self.folder / worker.INPUT).write_text(setup.text)
             with (self.folder / "output.txt").open("ab") as output:
                 self.process = subprocess.Popen(
                     # -P: the folder of the program, which is part of this package, is none to import from.
-                    [sys.executable, "-P", worker.__file__, str(there.fileno())],
+                    [sys.executable, "-P", worker.__file__, str(there.fileno()), *with_it],
                     stdin=subprocess.PIPE,
                     stdout=output,
                     stderr=subprocess.STDOUT,
@@ -152,7 +154,13 @@ class Worker:
         return Readiness(*content)
 
     def give(self, positions: FloatArray, potentials: FloatArray, seconds: float) -> None:
-        """Send frames: positions (B, n, 3), bohr, and potentials (B, n), hartree/e; seconds: for each of them."""
+        """Send frames, few enough for what the socket holds: a worker that does not read would hold up its owner.
+
+        Args:
+            positions: Shape (B, n, 3), bohr.
+            potentials: Shape (B, n), hartree/e.
+            seconds: For each of them.
+        """
         self.extend(seconds)
         # A worker that has just died shows itself when its answer is waited for.
         with contextlib.suppress(OSError):
@@ -162,14 +170,18 @@ class Worker:
         """The next answer must be there within this time."""
         self.deadline = time.monotonic() + seconds
 
-    def receive(self) -> Answer:
-        """The next answer.
+    def receive(self) -> Answer | Death:
+        """The next answer; where Python failed in the worker, how, and it has been ended.
 
         Raises:
             EOFError: The process has ended.
             OSError: It ended in the middle of an answer.
         """
-        answer = Answer(*self.connection.recv())
+        content = self.connection.recv()
+        if isinstance(content, str):
+            self.end()
+            return Death(f"its process failed with {content}", by_dftbplus=False)
+        answer = Answer(*content)
         self.memory_at_first = answer.memory if self.memory_at_first is None else self.memory_at_first
         return answer
 
@@ -190,7 +202,9 @@ class Worker:
         return _death(status, output)
 
     def end(self) -> None:
-        """End the process; a calculation under way is dropped."""
+        """End the process; a calculation under way is dropped. A process forked from the owner leaves it alone."""
+        if os.getpid() != self._owner:
+            return
         self.process.kill()
         self.process.wait()
         if self.process.stdin is not None:
@@ -226,15 +240,3 @@ def _message_lines(message: str) -> Iterator[str]:
             return
         if words:
             yield words
-
-
-def _furnish(folder: Path, source: Path) -> None:
-    """Let relative paths work as they do beside the user's input, and no file of the user be written to."""
-    for entry in source.iterdir():
-        if entry.name in (worker.INPUT, worker.PROCESSED):
-            continue
-        with contextlib.suppress(OSError):
-            if entry.is_file() and entry.stat().st_size <= LARGE_FILE:
-                shutil.copy(entry, folder / entry.name)
-            else:
-                (folder / entry.name).symlink_to(entry)

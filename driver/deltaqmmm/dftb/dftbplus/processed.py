@@ -60,6 +60,12 @@ _REFUSALS = (
         "a field of the input would act on the QM region alone, and its charges would stay where they are and get no "
         "forces: the field of the MM charges comes through the external potential. Remove the block.",
     ),
+    _Refusal(
+        "hamiltonian/atomsitepotential",
+        (),
+        "a potential of the input would act on the QM region alone: that of the MM charges comes through the external "
+        "potential. Remove the block.",
+    ),
     _Refusal("hamiltonian/mdftb", (), "DFTB+ has no multipole expansion in the field of external charges."),
     _Refusal(
         "hamiltonian/filling/fixedfermilevel",

@@ -74,7 +74,8 @@ class SaferSetups:
         return [("careful mixing", [careful]), ("annealing", [*hotter, careful])]
 
     def _attempt(self, variation: Variation | None, positions: FloatArray, potential: FloatArray) -> Answer | Death:
-        pool = Pool(self._setup_of(variation), 1, self._timeout)
+        # The first attempt has shown that DFTB+ starts.
+        pool = Pool(self._setup_of(variation), 1, self._timeout, proven=True)
         try:
             return pool.compute(positions[None], potential[None])[0]
         finally:

@@ -1,8 +1,9 @@
 """One instance of DFTB+ in a process of its own; a program that needs numpy and the module `dftbplus` alone.
 
-`python worker.py DESCRIPTOR`: `deltaqmmm.dftb.dftbplus.process` starts it, talks to it through the socket of that
-descriptor, and holds the other end of its standard input: when that closes, however its owner died, the process ends
-at once and removes its folder. DFTB+ ends the process when a calculation fails, with a message on standard output.
+`python worker.py DESCRIPTOR [SNAPSHOT]`: `deltaqmmm.dftb.dftbplus.process` starts it, talks to it through the socket
+of that descriptor, and holds the other end of its standard input: when that closes, however its owner died, the
+process ends at once and removes its folder, and that of the snapshot of the user's input. DFTB+ ends the process when
+a calculation fails, with a message on standard output.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ import numpy as np
 import numpy.typing as npt
 
 INPUT = "dftb_in.hsd"
+IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
+"""Signals that come to whole groups of processes; how this one ends is its owner's to say."""
 PROCESSED = "dftb_pin.hsd"
 """What DFTB+ understood of its input, with all defaults."""
 MAX_OUTPUT = 1 << 20
@@ -87,19 +90,22 @@ class Instance:
         gradient[:] = 0.0
 
 
-def main(descriptor: int) -> None:
-    """Compute what is asked for, until the owner closes the socket or its end of standard input."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        # They come to whole groups of processes; how this one ends is its owner's to say.
+def main(descriptor: int, *folders: str) -> None:
+    """Compute what is asked for, until the owner closes the socket or its end of standard input.
+
+    Args:
+        descriptor: Of the socket.
+        folders: What is removed beside the current folder if the owner dies.
+    """
+    for number in IGNORED:
         signal.signal(number, signal.SIG_IGN)
-    folder = os.getcwd()
-    watch = threading.Thread(target=_end_with_owner, args=(folder,), daemon=True)
+    watch = threading.Thread(target=_end_with_owner, args=((os.getcwd(), *folders),), daemon=True)
     watch.start()
     connection = Connection(descriptor)
     setup = connection.recv()
     try:
         instance = Instance(setup["library"], setup["module"])
-    except (OSError, ImportError, AttributeError) as error:
+    except Exception as error:  # noqa: BLE001 - whatever it is, the owner must hear of it
         connection.send(("refused", f"{type(error).__name__}: {error}"))
         return
     processed = Path(PROCESSED).read_text(errors="replace") if Path(PROCESSED).is_file() else None
@@ -108,7 +114,12 @@ def main(descriptor: int) -> None:
         while True:
             positions, potentials = connection.recv()
             for frame in range(len(positions)):
-                connection.send((*instance.evaluate(positions[frame], potentials[frame]), memory()))
+                try:
+                    answer = instance.evaluate(positions[frame], potentials[frame])
+                except Exception as error:  # noqa: BLE001 - whatever it is, the owner must hear of it
+                    connection.send(f"{type(error).__name__}: {error}")
+                    break
+                connection.send((*answer, memory()))
                 if os.fstat(1).st_size > MAX_OUTPUT:
                     os.ftruncate(1, 0)
     # The owner has gone: the watch puts things in order.
@@ -134,13 +145,14 @@ def load_module(file: str) -> ModuleType:
     return module
 
 
-def _end_with_owner(folder: str) -> None:
+def _end_with_owner(folders: tuple[str, ...]) -> None:
     """Wait for the end of standard input in a thread: DFTB+ computes without Python's lock."""
     while os.read(0, 1):
         pass
-    shutil.rmtree(folder, ignore_errors=True)
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
     os._exit(1)
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main(int(sys.argv[1]), *sys.argv[2:])

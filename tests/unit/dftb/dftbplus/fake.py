@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-SCC_FAILS, CRASHES_ONCE, CRASHES, HANGS, GROWS = 100.0, 200.0, 300.0, 400.0, 500.0
+SCC_FAILS, CRASHES_ONCE, CRASHES, HANGS, GROWS, RAISES = 100.0, 200.0, 300.0, 400.0, 500.0, 600.0
 
 
 class DftbPlus:
@@ -22,6 +22,8 @@ class DftbPlus:
         self._text = Path(hsdpath).read_text()
         if "nonsense" in self._text:
             _fail("Unprocessed node(s) in the input")
+        if "unreadable" in self._text:
+            raise ValueError("no sense in the input")
         self._n_atoms = int(self._text.split()[0])
         self._potential, self._ballast = np.zeros(self._n_atoms), []
 
@@ -49,6 +51,8 @@ class DftbPlus:
             os.kill(os.getpid(), signal.SIGKILL)
         elif kind == HANGS:
             time.sleep(1000.0)
+        elif kind == RAISES:
+            raise ValueError("no sense in the frame")
         elif kind == GROWS:
             self._ballast.append(np.ones(8 << 20))
         return 0.5 * np.sum(self._positions**2) - 0.1 * self._potential.sum()

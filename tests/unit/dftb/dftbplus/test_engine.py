@@ -10,11 +10,12 @@ import torch
 from deltaqmmm.dftb import DFTBSettings
 from deltaqmmm.dftb.dftbplus import DFTBPlusSettings
 from deltaqmmm.dftb.dftbplus.hsd import Variation, write_input
+from deltaqmmm.dftb.dftbplus.pool import NOT_COMPUTED
 from deltaqmmm.dftb.dftbplus.process import Answer, Death, Worker
 from deltaqmmm.dftb.dftbplus.retry import SaferSetups
 from deltaqmmm.dftb.parameters import load_parameters
 from deltaqmmm.dftb.retry import ANNEALING
-from deltaqmmm.errors import ConvergenceError, ParameterError
+from deltaqmmm.errors import ConvergenceError, ExternalToolError, FrameError, ParameterError
 from tests.processes import ended
 from tests.unit.dftb.test_engine import frame, potential
 
@@ -108,6 +109,33 @@ def test_variations_stand_in_the_input(slater_koster_folder):
     dftb2 = write_input(symbols, charge, parameters, DFTBSettings(model="dftb2"), Variation(7, 0.0))
     assert "ThirdOrder" not in dftb2
     assert "HCorrection" not in dftb2
+
+
+def test_single_precision_is_taken_as_double(make_engine):
+    symbols, charge, positions, phi = batch("water", 1)
+    engine = make_engine("dftb+", symbols, charge, DFTBSettings(scc_tolerance=1e-10, dispersion="d3bj"))
+    positions, phi = positions.float(), phi.float()
+    result, expected = engine.evaluate(positions, phi), engine.evaluate(positions.double(), phi.double())
+    assert result.energies.dtype == result.dipoles.dtype == result.gradients.dtype == torch.float64
+    assert torch.allclose(result.energies, expected.energies, rtol=0.0, atol=1e-11)
+    assert torch.allclose(result.dipoles, expected.dipoles, rtol=0.0, atol=1e-9)
+
+
+def test_a_batch_without_frames_is_refused(make_engine):
+    symbols, charge, positions, phi = batch("water", 1)
+    engine = make_engine("dftb+", symbols, charge, SETTINGS)
+    with pytest.raises(FrameError, match="a batch without frames"):
+        engine.evaluate(positions[:0], phi[:0])
+
+
+def test_the_frame_that_failed_twice_is_told(make_engine, monkeypatch):
+    """Not one before it that was left when it was given up."""
+    symbols, charge, positions, phi = batch("water", 3)
+    engine = make_engine("dftb+", symbols, charge, SETTINGS)
+    outcomes = [NOT_COMPUTED, Death("SCC", by_dftbplus=True), Death("gone", by_dftbplus=False)]
+    monkeypatch.setattr(engine._pool, "compute", lambda *_: outcomes)
+    with pytest.raises(ExternalToolError, match="failed twice on frame 2 of the batch: gone"):
+        engine.evaluate(positions, phi)
 
 
 @pytest.mark.parametrize("wrong", [{"workers": 0}, {"threads": 0}, {"timeout": 0.0}])

@@ -111,6 +111,19 @@ def test_the_version_is_told_by_what_was_installed(tmp_path, place, text, versio
     assert find_library(file).version == version
 
 
+@pytest.mark.parametrize("place", ["lib/pkgconfig/dftbplus.pc", "conda-meta/dftbplus-24.1-nompi_h123_0.json"])
+def test_the_version_is_found_where_the_library_is_a_link(tmp_path, place):
+    file = install(tmp_path / "env")
+    record = tmp_path / "env" / place
+    record.parent.mkdir(parents=True, exist_ok=True)
+    record.write_text("Version: 24.1\n")
+    link = tmp_path / "links" / "lib" / file.name
+    link.parent.mkdir(parents=True)
+    link.symlink_to(file)
+    (link.parent / "python3.12").symlink_to(file.parent / "python3.12")
+    assert find_library(link).version == "24.1"
+
+
 def test_the_library_that_is_here_has_a_version(request):
     """Where DFTB+ is: its own files are as this module expects them."""
     monkeypatch = request.getfixturevalue("monkeypatch")

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -11,9 +12,12 @@ import numpy as np
 import pytest
 
 from deltaqmmm.dftb.dftbplus import pool as pool_module
+from deltaqmmm.dftb.dftbplus.hsd import Variation
 from deltaqmmm.dftb.dftbplus.library import Library
-from deltaqmmm.dftb.dftbplus.pool import Pool
+from deltaqmmm.dftb.dftbplus.pool import NOT_COMPUTED, Pool
 from deltaqmmm.dftb.dftbplus.process import Answer, Death, Setup, Worker
+from deltaqmmm.dftb.dftbplus.retry import SaferSetups
+from deltaqmmm.dftb.dftbplus.worker import IGNORED
 from deltaqmmm.errors import ExternalToolError
 from tests.processes import ended
 from tests.unit.dftb.dftbplus import fake
@@ -88,12 +92,32 @@ def test_a_frame_whose_worker_crashes_is_tried_once_more(make_pool, caplog):
     assert "SIGKILL" in caplog.text
 
 
-def test_a_frame_that_always_crashes_is_given_up(make_pool):
+def test_a_frame_that_always_crashes_is_given_up_and_others_are_not_tried(make_pool):
     pool = make_pool()
-    outcomes = pool.compute(*frames(fake.CRASHES, 0.0))
-    assert isinstance(outcomes[0], Death)
+    outcomes = pool.compute(*frames(0.0, fake.CRASHES, fake.HANGS, 0.0))
+    assert isinstance(outcomes[0], Answer)
+    assert isinstance(outcomes[1], Death)
+    assert not outcomes[1].by_dftbplus
+    assert "SIGKILL" in outcomes[1].reason
+    assert outcomes[2] is NOT_COMPUTED
+    assert outcomes[3] is NOT_COMPUTED
+    assert pool.processes == []
+    given = frames(0.0, 0.0)
+    check_answers(pool.compute(*given), *given)
+
+
+def test_a_python_error_in_a_worker_is_told(make_pool, caplog):
+    pool = make_pool()
+    outcomes = pool.compute(*frames(fake.RAISES, 0.0))
+    assert outcomes[0].reason == "its process failed with ValueError: no sense in the frame"
     assert not outcomes[0].by_dftbplus
-    assert isinstance(outcomes[1], Answer)
+    assert "Once more" in caplog.text
+
+
+def test_a_python_error_at_the_start_is_told(make_pool, setup):
+    pool = make_pool(given=Setup(setup.library, "unreadable"))
+    with pytest.raises(ExternalToolError, match="could not be loaded: ValueError: no sense in the input"):
+        pool.start()
 
 
 def test_a_worker_killed_between_two_batches_is_replaced(make_pool):
@@ -109,10 +133,40 @@ def test_a_worker_killed_between_two_batches_is_replaced(make_pool):
 def test_a_frame_that_takes_too_long_is_ended(make_pool):
     pool = make_pool(timeout=1.5)
     start = time.monotonic()
-    outcomes = pool.compute(*frames(fake.HANGS, 0.0))
+    outcomes = pool.compute(*frames(fake.HANGS))
     assert time.monotonic() - start < 30.0
     assert "no answer within 1.5 s" in outcomes[0].reason
-    assert isinstance(outcomes[1], Answer)
+
+
+def test_a_stopped_worker_with_a_large_share_is_ended(make_pool, caplog):
+    """The share is more than the socket holds."""
+    pool = make_pool(timeout=2.0)
+    pool.compute(*frames(0.0))
+    stopped = pool.processes[0]
+    given = frames(*[0.0] * 12_000)
+    assert given[0].nbytes + given[1].nbytes > 1e6
+    os.kill(stopped, signal.SIGSTOP)
+    rescue = threading.Timer(30.0, os.kill, (stopped, signal.SIGCONT))
+    rescue.start()
+    start = time.monotonic()
+    check_answers(pool.compute(*given), *given)
+    seconds = time.monotonic() - start
+    rescue.cancel()
+    assert seconds < 25.0
+    assert "no answer within 2 s" in caplog.text
+    assert stopped not in pool.processes
+
+
+def test_signals_leave_workers_to_their_owner(make_pool):
+    pool = make_pool()
+    given = frames(0.0)
+    pool.compute(*given)
+    worker = pool.processes
+    for number in IGNORED:
+        os.kill(worker[0], number)
+    check_answers(pool.compute(*given), *given)
+    assert pool.processes == worker
+    assert {signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2} < set(IGNORED)
 
 
 def test_a_worker_that_grows_is_renewed_and_others_are_not(make_pool, monkeypatch):
@@ -145,6 +199,25 @@ def test_a_worker_that_is_killed_as_it_starts_is_replaced(make_pool, monkeypatch
 
     monkeypatch.setattr(Worker, "receive_readiness", unlucky)
     check_answers(pool.compute(*given), *given)
+    assert "could not start" in caplog.text
+    assert ended(killed)
+
+
+def test_a_worker_of_a_safer_setup_that_is_killed_as_it_starts_is_replaced(setup, monkeypatch, caplog):
+    receive = Worker.receive_readiness
+    killed = []
+
+    def unlucky(self):
+        if not killed:
+            killed.append(self.process.pid)
+            self.process.kill()
+        return receive(self)
+
+    monkeypatch.setattr(Worker, "receive_readiness", unlucky)
+    safer = SaferSetups(lambda variation: setup, Variation(100, 0.0), 60.0)
+    positions, potentials = frames(0.0)
+    found = safer.solve(0, positions[0], potentials[0], Death("first", by_dftbplus=True))
+    check_answers([found], positions, potentials)
     assert "could not start" in caplog.text
     assert ended(killed)
 
@@ -207,4 +280,39 @@ def test_workers_end_when_their_owner_is_killed(tmp_path, kind):
         time.sleep(0.3)
         owner.kill()
     assert ended(pids)
+    assert not list(tmp_path.glob("deltaqmmm_dftbplus_*"))
+
+
+FORKS = """
+import os
+import sys
+from pathlib import Path
+import numpy as np
+from deltaqmmm.dftb.dftbplus.library import Library
+from deltaqmmm.dftb.dftbplus.pool import Pool
+from deltaqmmm.dftb.dftbplus.process import Setup
+pool = Pool(Setup(Library(Path("libdftbplus.so"), Path(sys.argv[1]), "25.1"), f"3 {sys.argv[2]}"), 1, 600.0)
+pool.compute(np.zeros((1, 3, 3)), np.zeros((1, 3)))
+before = pool.processes
+child = os.fork()
+if not child:
+    # Ends normally, with all that is to be done at the end of the interpreter.
+    sys.exit()
+os.waitpid(child, 0)
+folders = list(Path(sys.argv[2]).glob("deltaqmmm_dftbplus_*/output.txt"))
+pool.compute(np.zeros((1, 3, 3)), np.zeros((1, 3)))
+print(len(folders), before == pool.processes)
+"""
+
+
+def test_a_forked_process_that_ends_leaves_the_worker_and_its_folder(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", FORKS, fake.__file__, tmp_path],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"TMPDIR": str(tmp_path)},
+        timeout=120,
+        check=False,
+    )
+    assert done.stdout.split() == ["1", "True"], done.stderr
     assert not list(tmp_path.glob("deltaqmmm_dftbplus_*"))

@@ -144,6 +144,10 @@ def test_relative_paths_begin_beside_the_input_and_nothing_is_written_there(
             "ElectricField = PointCharges: .* get no forces",
         ),
         (
+            {"hamiltonian": "AtomSitePotential { Gross { Atoms { 1 }\nVext [au] { 0.1 } } }"},
+            "AtomSitePotential = Gross: .* would act on the QM region alone",
+        ),
+        (
             {"rest": "Driver = GeometryOptimization {}"},
             "i-PI moves the atoms",
         ),
