@@ -217,13 +217,11 @@ def test_ipi_dies_and_no_step_is_written_twice(work, capsys):
     last = last_step(work.table)
     with work.table.open("a") as stream:
         stream.write("  1.0000")
-    # And while it wrote over its checkpoint: the copy of an earlier one is taken.
-    (work.folder / "run.checkpoint").write_text("")
-    step = read_simulation(work.folder / "run.checkpoint.kept").step
+    step = read_simulation(work.folder / "run.checkpoint").step
     assert step % 4 == 0
     assert run(work, "--steps", last + 2) == 0
     out = capsys.readouterr().out
-    assert f"goes on from run.checkpoint.kept, at step {step} of {last + 2}" in out
+    assert f"goes on from run.checkpoint, at step {step} of {last + 2}" in out
     assert "now stands in before_1/" in out
     assert list(rows(work)["step"]) == list(range(last + 3))
     assert len(positions(work)) == last + 3
