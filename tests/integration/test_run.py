@@ -259,7 +259,7 @@ def test_two_sockets_with_terms_are_one_potential(work, capsys):
     work.write(parts, ("mm", "dftb"), steps=2)
     assert run(work) == 1
     message = capsys.readouterr().err
-    assert "input.xml was changed after RESTART (step 2 of 2) was written" in message
+    assert "RESTART: is not of input.xml: modes of <ffsocket>" in message
     assert "--continue" in message
     assert "--fresh" in message
     assert run(work, "--fresh") == 0
