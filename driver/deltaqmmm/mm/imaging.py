@@ -7,6 +7,7 @@ molecule is kept in or near the home cell. All of this changes no energy.
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -121,6 +122,12 @@ class Imager:
         closures = sorted({tuple(sorted(bond)) for bond in bonds} - in_tree)
         self._closures: IntArray = np.array(closures, dtype=np.int64).reshape(-1, 2)
         self._last: FloatArray | None = None
+
+    def fresh(self) -> Imager:
+        """The same for other frames: it remembers none."""
+        other = copy.copy(self)
+        other._last = None
+        return other
 
     def __call__(self, positions: FloatArray, box: FloatArray) -> FloatArray:
         """Return whole molecules in or near the home cell.

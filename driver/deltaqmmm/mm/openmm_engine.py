@@ -1,4 +1,4 @@
-"""The MM engine: energies and forces of E_MM for a batch of frames, from one OpenMM context."""
+"""The MM engine: energies and forces of E_MM for a batch of frames, from OpenMM."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import openmm
 
 from deltaqmmm.errors import FrameError, NonFiniteError
 from deltaqmmm.mm import partition
+from deltaqmmm.mm.contexts import Contexts, Lane
 from deltaqmmm.mm.imaging import Imager, StandardCell, reduce_box, standard_cell
 from deltaqmmm.mm.mesh import set_mesh
-from deltaqmmm.mm.platforms import is_single_precision, open_context
+from deltaqmmm.mm.platforms import is_single_precision
 from deltaqmmm.mm.settings import OpenMMSettings
 from deltaqmmm.periodic import check_cell, check_positions
 from deltaqmmm.results import Evaluation, FloatArray
@@ -37,12 +38,13 @@ class OpenMMEngine:
     that OpenMM computes most precisely (see `imaging`) and the forces are turned back. Virtual sites are placed by
     OpenMM, which also hands their forces to the parent atoms.
 
-    One engine may be called from any thread, by one at a time (others wait). OpenMM releases Python's global lock
-    while it computes, so other work can go on in the meantime.
+    On the CPU platform the frames of a batch are computed side by side (see `contexts`). One engine may be called from
+    any thread, by one at a time (others wait). OpenMM releases Python's global lock while it computes, so other work
+    can go on in the meantime.
     """
 
     def __init__(self, topology: Topology, system: System, settings: OpenMMSettings | None = None) -> None:
-        """Build the MM system and open a context.
+        """Build the MM system and open its first context.
 
         Args:
             topology: The whole system; it is copied, not changed.
@@ -59,7 +61,6 @@ class OpenMMEngine:
         self._atom_particles = system.atom_particles
         self._n_particles = system.n_particles
         self._has_virtual_sites = len(topology.virtual_sites.particles) > 0
-        self._imager = _make_imager(topology, system, mm_system) if topology.periodic else None
         self._centre = not partition.has_external_force(mm_system)
         self._narrowest = partition.narrowest_cell(mm_system) * NANOMETRE
         self._mesh_lengths: FloatArray | None = None
@@ -69,15 +70,16 @@ class OpenMMEngine:
             if partition.uses_ewald(mm_system):
                 self._mesh_lengths = reference.diagonal()
                 set_mesh(mm_system, reference.diagonal() / NANOMETRE)
-        self._context = open_context(mm_system, self.settings)
-        rough = self._periodic or is_single_precision(self._context, self.settings)
+        imager = _make_imager(topology, system, mm_system) if topology.periodic else None
+        self._contexts = Contexts(mm_system, self.settings, imager)
+        rough = self._periodic or is_single_precision(self._contexts.whole.context, self.settings)
         self._strain_step = self.settings.strain_step or (_STRAIN_STEP if rough else _STRAIN_STEP_SMOOTH)
         self._lock = threading.Lock()
 
     @property
     def platform(self) -> str:
         """Name of the OpenMM platform in use."""
-        return str(self._context.getPlatform().getName())
+        return str(self._contexts.whole.context.getPlatform().getName())
 
     def evaluate(self, positions: FloatArray, cells: FloatArray | None = None) -> Evaluation:
         """Compute E_MM for a batch of frames.
@@ -101,12 +103,15 @@ class OpenMMEngine:
         energies = np.zeros(len(positions))
         forces = np.zeros(positions.shape)
         strain_derivatives = np.zeros((len(positions), 3, 3)) if self.settings.virial else None
+
+        def work(lane: Lane, frame: int) -> None:
+            prepared = self._prepare(lane.imager, positions[frame], boxes[frame])
+            energies[frame], forces[frame] = self._compute(lane.context, prepared, boxes[frame])
+            if strain_derivatives is not None:
+                strain_derivatives[frame] = self._strain_derivative(lane.context, prepared, boxes[frame])
+
         with self._lock:
-            for frame, (frame_positions, cell) in enumerate(zip(positions, boxes, strict=True)):
-                prepared = self._prepare(frame_positions, cell)
-                energies[frame], forces[frame] = self._compute(prepared, cell)
-                if strain_derivatives is not None:
-                    strain_derivatives[frame] = self._strain_derivative(prepared, cell)
+            self._contexts.side_by_side(work, len(positions))
         _check_finite(energies, forces)
         return Evaluation(energies, forces, strain_derivatives, {"mm": energies.copy()})
 
@@ -131,24 +136,28 @@ class OpenMMEngine:
                 )
         return list(standard)
 
-    def _prepare(self, positions: FloatArray, cell: StandardCell | None) -> FloatArray:
+    def _prepare(self, imager: Imager | None, positions: FloatArray, cell: StandardCell | None) -> FloatArray:
         """Return positions of whole molecules near the origin, in the frame of the box, shape (N, 3), bohr."""
-        if cell is None or self._imager is None:
+        if cell is None or imager is None:
             return positions - positions.mean(axis=0) if self._centre else positions
         rotated = positions if cell.rotation is None else positions @ cell.rotation
-        return self._imager(rotated, cell.box)
+        return imager(rotated, cell.box)
 
-    def _compute(self, prepared: FloatArray, cell: StandardCell | None) -> tuple[float, FloatArray]:
+    def _compute(
+        self, context: openmm.Context, prepared: FloatArray, cell: StandardCell | None
+    ) -> tuple[float, FloatArray]:
         """Return the energy (hartree) and the forces on the atoms (N, 3) in the frame's own orientation."""
-        self._set_frame(prepared, None if cell is None else cell.box)
-        state = self._get_state(with_forces=True)
+        self._set_frame(context, prepared, None if cell is None else cell.box)
+        state = _get_state(context, with_forces=True)
         particle_forces = np.asarray(state.getForces(asNumpy=True)._value)
         forces = particle_forces[self._atom_particles] * (KJ_PER_MOL / NANOMETRE)
         if cell is not None and cell.rotation is not None:
             forces = forces @ cell.rotation.T
         return state.getPotentialEnergy()._value * KJ_PER_MOL, forces
 
-    def _strain_derivative(self, prepared: FloatArray, cell: StandardCell | None) -> FloatArray:
+    def _strain_derivative(
+        self, context: openmm.Context, prepared: FloatArray, cell: StandardCell | None
+    ) -> FloatArray:
         """Return dE/d(strain), shape (3, 3), hartree, by central differences (see `evaluate`)."""
         step = self._strain_step
         derivative = np.zeros((3, 3))
@@ -159,28 +168,29 @@ class OpenMMEngine:
                     scaling = np.eye(3)
                     scaling[row, column] += sign * step
                     box = None if cell is None else reduce_box(cell.box @ scaling)
-                    self._set_frame(prepared @ scaling, box)
-                    difference += sign * self._get_state(with_forces=False).getPotentialEnergy()._value
+                    self._set_frame(context, prepared @ scaling, box)
+                    difference += sign * _get_state(context, with_forces=False).getPotentialEnergy()._value
                 derivative[row, column] = derivative[column, row] = difference * KJ_PER_MOL / (2.0 * step)
         if cell is not None and cell.rotation is not None:
             derivative = cell.rotation @ derivative @ cell.rotation.T
         return derivative
 
-    def _set_frame(self, prepared: FloatArray, box: FloatArray | None) -> None:
+    def _set_frame(self, context: openmm.Context, prepared: FloatArray, box: FloatArray | None) -> None:
         """Hand positions (N, 3) and box to OpenMM and place the virtual sites."""
         if box is not None:
-            self._context.setPeriodicBoxVectors(*(box / NANOMETRE))
+            context.setPeriodicBoxVectors(*(box / NANOMETRE))
         particles = np.zeros((self._n_particles, 3))
         particles[self._atom_particles] = prepared / NANOMETRE
-        self._context.setPositions(particles)
+        context.setPositions(particles)
         if self._has_virtual_sites:
-            self._context.computeVirtualSites()
+            context.computeVirtualSites()
 
-    def _get_state(self, with_forces: bool) -> openmm.State:
-        try:
-            return self._context.getState(getEnergy=True, getForces=with_forces)
-        except openmm.OpenMMException as error:
-            raise NonFiniteError(f"OpenMM could not compute the MM energy: {error}") from error
+
+def _get_state(context: openmm.Context, with_forces: bool) -> openmm.State:
+    try:
+        return context.getState(getEnergy=True, getForces=with_forces)
+    except openmm.OpenMMException as error:
+        raise NonFiniteError(f"OpenMM could not compute the MM energy: {error}") from error
 
 
 def _make_imager(topology: Topology, system: System, mm_system: openmm.System) -> Imager:
