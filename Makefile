@@ -50,7 +50,7 @@ demo: $(DEMO_STAMP)  ## path-integral MD of uracil in water, end to end (about 3
 	$(BIN)/python examples/uracil_water/demo.py
 
 test: lint types  ## lint, format check, types, import rules, and every test
-	$(SINGLE_THREADED) $(BIN)/python -m pytest -n $(PYTEST_WORKERS) $(PYTEST_FLAGS)
+	$(SINGLE_THREADED) $(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist worksteal $(PYTEST_FLAGS)
 
 test-quick: $(TEST_STAMP)  ## only the tests not marked slow
 	$(SINGLE_THREADED) $(BIN)/python -m pytest -n $(PYTEST_WORKERS) -m "not slow and not physics" $(PYTEST_FLAGS)

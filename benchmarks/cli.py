@@ -20,7 +20,7 @@ Times deltaqmmm beside other programs in the same run: all take turns, on the sa
   step         the whole QM/MM step of uracil in water (4,400 atoms), beside sander and OpenMM alone
   wire         how much of a step with i-PI is not physics, beside i-PI with its dummy driver
   scaling      cost against QM atoms, MM atoms and batch size, with fitted exponents
-  correction   the learned correction beside DFTB
+  correction   the learned correction beside DFTB, of 12 to 63 QM atoms
   all          all of them
 
 Boxes and trajectories are made once and kept (--cache). DFTB+ is searched where the driver searches it
