@@ -212,12 +212,15 @@ def _add_neighbour_pull_back(
                 distance = kept[3]
                 if distance == 0.0:
                     continue
-                _fill_derivatives_of_rows(table.rows, kept[start + 2 * n_angular :], rows)
+                # The monomials of a pair beyond the cutoff of the angular functions are zero, also the first one.
+                n_turning = n_angular if kept[start + 2 * n_angular] != 0.0 else 0
+                if n_turning > 0:
+                    _fill_derivatives_of_rows(table.rows, kept[start + 2 * n_angular :], rows)
                 for member in range(len(gradients)):
                     own = gradients[member, frame, atom, kind]
                     parts[0] = parts[1] = parts[2] = 0.0
                     parts[3] = _dot(own[:n_radial], kept[4:start])
-                    for index in range(n_angular):
+                    for index in range(n_turning):
                         place = n_radial + index * n_rows
                         value, slope = kept[start + index], kept[start + n_angular + index]
                         _add_dots(value, slope, own[place : place + n_rows], rows, parts)
