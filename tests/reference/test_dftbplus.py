@@ -126,7 +126,12 @@ def test_one_batch_per_group(make_engine, molecule, kind):
             assert_agrees(case, energies[i], charges[i], forces[i], site_forces[i])
 
 
-ROUTES = {"compiled": {}, "torch": {"compiled": False}, "purification": {"solver": "purification"}}
+ROUTES = {
+    "compiled": {},
+    "torch": {"compiled": False},
+    "diagonalisation": {"compiled": False, "solver": "diagonalisation"},
+    "purification": {"solver": "purification"},
+}
 WARM = [
     (name, route)
     for name in sorted(CASES)

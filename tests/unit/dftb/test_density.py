@@ -195,7 +195,7 @@ def test_frames_that_cannot_be_purified_are_diagonalised(monkeypatch, caplog):
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"solver": "guessing"}, "solver 'guessing' is unknown: choose one of diagonalisation, purification"),
+        ({"solver": "guessing"}, "solver 'guessing' is unknown: choose one of auto, diagonalisation, purification"),
         ({"solver": "purification", "electronic_temperature": 1e-3}, "whole occupations only"),
     ],
 )
