@@ -67,8 +67,8 @@ def test_it_is_measured_once_for_each_power_of_two(problem, times):
     assert len(calls) == 4 * choice.REPEATS
 
 
-@pytest.mark.parametrize("error", [torch.nan, 1e-7])
-def test_a_wrong_purification_never_wins(problem, times, monkeypatch, caplog, error):
+@pytest.mark.parametrize(("error", "tolerance"), [(torch.nan, 1e-8), (1e-7, 1e-5), (1e-9, 1e-10)])
+def test_a_wrong_purification_never_wins(problem, times, monkeypatch, caplog, error, tolerance):
     caplog.set_level(logging.INFO)
     seconds, calls = times
     seconds[Purification] = 1e-6
@@ -80,7 +80,7 @@ def test_a_wrong_purification_never_wins(problem, times, monkeypatch, caplog, er
         return excess, *others
 
     monkeypatch.setattr(ChargeCycle, "__call__", spoilt)
-    assert isinstance(SolverChoice(AUTO, CPU)(*problem), Diagonalisation)
+    assert isinstance(SolverChoice(replace(AUTO, scc_tolerance=tolerance), CPU)(*problem), Diagonalisation)
     assert calls == []
     assert "diagonalisation, as purification differs by" in caplog.text
 
