@@ -101,9 +101,10 @@ class DFTBSection:
     dispersion: str = key(choice("none", "d3bj"), "dispersion correction of the QM region: D3 with BJ damping", "none")
     warm_start: bool = key(boolean(), "start the SCC from charges extrapolated along the frame's own trajectory", True)
     solver: str = key(
-        choice("diagonalisation", "purification"),
-        "from the Hamiltonian to the density; purification: matrix products only, for graphics cards",
-        "diagonalisation",
+        choice("auto", "diagonalisation", "purification"),
+        "from the Hamiltonian to the density; purification: matrix products only, for graphics cards; auto: the faster "
+        "one, measured at the start of a run on a graphics card",
+        "auto",
     )
     threads: int = key(
         integer(minimum=0),

@@ -14,6 +14,18 @@ SMALLEST_GAP = 1e-3
 """Energy differences count as at least this in the response, hartree: it only steers, and must not run away."""
 
 
+def orthonormal_hamiltonian(hamiltonian: Tensor, half_overlap: Tensor, inverse: Tensor, shift: Tensor) -> Tensor:
+    """H in the orthonormal basis, shape (B, o, o), of potentials that an electron feels in its orbitals (B, o)."""
+    pairs = shift.unsqueeze(-1) + shift.unsqueeze(-2)
+    return inverse @ torch.addcmul(hamiltonian, half_overlap, pairs) @ inverse.mT
+
+
+def excess_electrons(population: Tensor, reference: Tensor, atom_of_orbital: Tensor) -> Tensor:
+    """Excess electrons of the atoms (B, n) from the Mulliken populations of the orbitals (B, o)."""
+    excess = (-reference).repeat(len(population), 1)
+    return excess.index_add_(1, atom_of_orbital, population)
+
+
 @dataclass(frozen=True)
 class Diagonalisation:
     """Turns the input charges of B frames into orbitals, in the orthonormal basis of the Cholesky factor of S.
@@ -51,13 +63,11 @@ class Diagonalisation:
     def hamiltonian(self, excess: Tensor) -> Tensor:
         """H of given charges in the orthonormal basis, shape (B, o, o)."""
         shift = self.problem.shifts(excess)[:, self.problem.atom_of_orbital]
-        pairs = shift.unsqueeze(-1) + shift.unsqueeze(-2)
-        return self.inverse @ torch.addcmul(self.problem.hamiltonian, self.half_overlap, pairs) @ self.inverse.mT
+        return orthonormal_hamiltonian(self.problem.hamiltonian, self.half_overlap, self.inverse, shift)
 
-    def excess(self, population: Tensor) -> Tensor:
-        """Excess electrons of the atoms (B, n) from the Mulliken populations of the orbitals (B, o)."""
-        excess = (-self.problem.reference).repeat(len(population), 1)
-        return excess.index_add_(1, self.problem.atom_of_orbital, population)
+    def orbitals(self, excess: Tensor) -> Orbitals:
+        """The same as a call."""
+        return self(excess)
 
     def __call__(self, excess: Tensor) -> Orbitals:
         """The orbitals at given charges (B, n).
@@ -73,7 +83,8 @@ class Diagonalisation:
         # Mulliken population of orbital mu: sum_i f_i C_mu,i (S C)_mu,i, with S C = L C' for S = L L^T.
         products = (self.inverse.mT @ filled) * (self.factor @ filled)
         population = (products @ occupations[:, :n, None]).squeeze(-1)
-        return Orbitals(self, self.excess(population), entropy_term, vectors, eigenvalues, occupations)
+        excess = excess_electrons(population, problem.reference, problem.atom_of_orbital)
+        return Orbitals(self, excess, entropy_term, vectors, eigenvalues, occupations)
 
 
 @dataclass(frozen=True)

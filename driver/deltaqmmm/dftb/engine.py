@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
 from deltaqmmm.dftb.checks import check_electrons, pair_distances
+from deltaqmmm.dftb.choice import SolverChoice
 from deltaqmmm.dftb.compiled import CompiledFrames
 from deltaqmmm.dftb.compiled.frames import TERMS
 from deltaqmmm.dftb.compiled.tables import basis_table, gamma_table, pair_table
@@ -126,6 +127,9 @@ class DFTBEngine:
         self._dispersion = D3Dispersion(self.symbols, self.device) if settings.dispersion == "d3bj" else None
         self._memory = TrajectoryMemory()
         self._compiled = self._compile() if self._can_be_compiled() else None
+        # What compiled loops fail at now and then is not worth measuring.
+        chosen = settings if self._compiled is None else replace(settings, solver="diagonalisation")
+        self._choice = SolverChoice(chosen, self.device)
 
     @property
     def n_orbitals(self) -> int:
@@ -139,7 +143,7 @@ class DFTBEngine:
 
     def _can_be_compiled(self) -> bool:
         settings = self.settings
-        plain = settings.electronic_temperature == 0.0 and settings.solver == "diagonalisation"
+        plain = settings.electronic_temperature == 0.0 and settings.solver != "purification"
         mixed = 0 < self.n_electrons < 2 * self.n_orbitals
         return settings.compiled and plain and mixed and self.device.type == "cpu" and len(self.symbols) > 1
 
@@ -244,7 +248,7 @@ class DFTBEngine:
 
     def _solve(self, problem: SCCProblem, start: Tensor, screening: Tensor | None) -> SCCSolution:
         try:
-            return self_consistent(problem, start, self.settings, self.symbols, screening)
+            return self_consistent(problem, start, self.settings, self.symbols, screening, self._choice)
         except LinAlgError as error:
             raise ConvergenceError(
                 "the overlap or Hamiltonian matrix of the QM region cannot be factorised: the geometry is far from any "

@@ -8,6 +8,19 @@ import torch
 from torch import Tensor
 
 
+def electron_shifts(excess: Tensor, gamma: Tensor, potential: Tensor, third: Tensor | None) -> Tensor:
+    """dE/d(excess) at fixed density matrix, shape (B, n): the potential that an electron feels at each atom.
+
+    Gaus, Cui, Elstner, doi 10.1021/ct100684s, eq. 11 and 25. The arguments are those of `SCCProblem`.
+    """
+    shift = (gamma @ excess.unsqueeze(-1)).squeeze(-1) - potential
+    if third is not None:
+        first = (third @ excess.unsqueeze(-1)).squeeze(-1)
+        second = (third.transpose(1, 2) @ (excess * excess).unsqueeze(-1)).squeeze(-1)
+        shift = shift + (2.0 * excess * first + second) / 3.0
+    return shift
+
+
 @dataclass(frozen=True)
 class SCCProblem:
     """All that stays fixed while the charges of B frames become self-consistent, in atomic units.
@@ -59,16 +72,8 @@ class SCCProblem:
         return self.n_electrons // 2 if self.temperature == 0.0 else self.hamiltonian.shape[-1]
 
     def shifts(self, excess: Tensor) -> Tensor:
-        """dE/d(excess) at fixed density matrix, shape (B, n): the potential that an electron feels at each atom.
-
-        Gaus, Cui, Elstner, doi 10.1021/ct100684s, eq. 11 and 25.
-        """
-        shift = (self.gamma @ excess.unsqueeze(-1)).squeeze(-1) - self.potential
-        if self.third is not None:
-            first = (self.third @ excess.unsqueeze(-1)).squeeze(-1)
-            second = (self.third.transpose(1, 2) @ (excess * excess).unsqueeze(-1)).squeeze(-1)
-            shift = shift + (2.0 * excess * first + second) / 3.0
-        return shift
+        """See `electron_shifts`."""
+        return electron_shifts(excess, self.gamma, self.potential, self.third)
 
     def energies(self, excess: Tensor) -> dict[str, Tensor]:
         """Charge-dependent energies, each (B,): second order, third order, external potential."""

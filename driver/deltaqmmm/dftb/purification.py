@@ -8,13 +8,14 @@ one in float64, and nothing waits for the host.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from deltaqmmm.dftb.density import Diagonalisation
-from deltaqmmm.dftb.problem import SCCProblem
+from deltaqmmm.dftb.density import Diagonalisation, Orbitals, excess_electrons, orthonormal_hamiltonian
+from deltaqmmm.dftb.problem import SCCProblem, electron_shifts
 
 STEPS = 48
 """Steps at most: enough for a gap of a ten-thousandth of the spectrum's width."""
@@ -23,14 +24,63 @@ IDEMPOTENT = 1e-10
 
 
 @dataclass(frozen=True)
+class ChargeCycle:
+    """From input to output charges as a function of tensors, every one of which has the frames in its first dimension.
+
+    What it holds itself stays the same for a molecule. So its kernels can be recorded once and replayed
+    (see `replay.Replay`).
+
+    Attributes:
+        n_occupied: Occupied orbitals.
+        reference: Electrons of the neutral atoms, shape (n,).
+        atom_of_orbital: Shape (o,).
+    """
+
+    n_occupied: int
+    reference: Tensor
+    atom_of_orbital: Tensor
+
+    @classmethod
+    def of(cls, problem: SCCProblem) -> ChargeCycle:
+        """That of a molecule."""
+        return cls(problem.n_electrons // 2, problem.reference, problem.atom_of_orbital)
+
+    def __call__(
+        self,
+        excess: Tensor,
+        potential: Tensor,
+        gamma: Tensor,
+        hamiltonian: Tensor,
+        half_overlap: Tensor,
+        factor: Tensor,
+        inverse: Tensor,
+        third: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """One cycle of B frames; the arguments are those of `SCCProblem` and `Diagonalisation`.
+
+        Returns:
+            Output charges (B, n), Hamiltonian (B, o, o) and density matrix (B, o, o) in the orthonormal basis. Charges
+            and density of a frame are NaN where it cannot be purified.
+        """
+        shift = electron_shifts(excess, gamma, potential, third)[:, self.atom_of_orbital]
+        orthonormal = orthonormal_hamiltonian(hamiltonian, half_overlap, inverse, shift)
+        density = occupied_projector(orthonormal, self.n_occupied)
+        # sum_nu S_mu,nu P_nu,mu with S = L L^T and P = 2 L^-T D L^-1.
+        population = 2.0 * ((factor @ density) * inverse.mT).sum(-1)
+        return excess_electrons(population, self.reference, self.atom_of_orbital), orthonormal, density
+
+
+@dataclass(frozen=True)
 class Purification:
     """Turns the input charges of B frames into density matrices; for closed shells at zero temperature.
 
     Attributes:
         basis: The matrices that do not depend on charges, and the way to orbitals where they are needed.
+        cycle: The `ChargeCycle` of the molecule, or what replays it.
     """
 
     basis: Diagonalisation
+    cycle: Callable[..., tuple[Tensor, ...]]
 
     @classmethod
     def of(cls, problem: SCCProblem) -> Purification:
@@ -39,22 +89,25 @@ class Purification:
         Raises:
             LinAlgError: The overlap of a frame is not positive definite.
         """
-        return cls(Diagonalisation.of(problem))
+        return cls(Diagonalisation.of(problem), ChargeCycle.of(problem))
 
     def select(self, frames: Tensor) -> Purification:
         """The same for some of the frames."""
-        return Purification(self.basis.select(frames))
+        return Purification(self.basis.select(frames), self.cycle)
+
+    def orbitals(self, excess: Tensor) -> Orbitals:
+        """The orbitals at given charges (B, n)."""
+        return self.basis(excess)
 
     def __call__(self, excess: Tensor) -> PurifiedDensity:
         """The density matrices at given charges (B, n). Charges of a frame whose density is not idempotent are NaN."""
-        basis = self.basis
-        hamiltonian = basis.hamiltonian(excess)
-        density = occupied_projector(hamiltonian, basis.problem.n_electrons // 2)
-        # sum_nu S_mu,nu P_nu,mu with S = L L^T and P = 2 L^-T D L^-1.
-        population = 2.0 * ((basis.factor @ density) * basis.inverse.mT).sum(-1)
-        return PurifiedDensity(
-            self, basis.excess(population), torch.zeros_like(excess[:, 0]), excess, hamiltonian, density
-        )
+        basis, problem = self.basis, self.basis.problem
+        inputs = [excess, problem.potential, problem.gamma, problem.hamiltonian]
+        inputs += [basis.half_overlap, basis.factor, basis.inverse]
+        if problem.third is not None:
+            inputs.append(problem.third)
+        found, hamiltonian, density = self.cycle(*inputs)
+        return PurifiedDensity(self, found, torch.zeros_like(excess[:, 0]), excess, hamiltonian, density)
 
 
 @dataclass(frozen=True)
@@ -129,7 +182,8 @@ def occupied_projector(hamiltonian: Tensor, n_occupied: int) -> Tensor:
         down = (squared - n_occupied).abs() < (2.0 * trace - squared - n_occupied).abs()
         # Once idempotent to rounding, further steps would only gather rounding errors.
         going = (trace - squared).abs() > 1e-13 * size
-        step = torch.where(down, -1.0, 1.0) * going
+        # Numbers that no tensor has to be made for: each is a kernel more.
+        step = (1.0 - 2.0 * down.to(x.dtype)) * going
         x = x + step[:, None, None] * (x - square)
         trace = trace + step * (trace - squared)
     # McWeeny's step: both 0 and 1 attract, to the square of what is left.

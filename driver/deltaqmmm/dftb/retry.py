@@ -9,6 +9,7 @@ from dataclasses import fields
 import torch
 from torch import Tensor
 
+from deltaqmmm.dftb.choice import SolverChoice
 from deltaqmmm.dftb.mixer import AndersonMixer
 from deltaqmmm.dftb.problem import SCCProblem
 from deltaqmmm.dftb.purification import Purification
@@ -31,17 +32,19 @@ def self_consistent(
     settings: DFTBSettings,
     symbols: Sequence[str],
     screening: Tensor | None = None,
+    choice: SolverChoice | None = None,
 ) -> SCCSolution:
     """Solve the SCC of B frames, retrying with safer set-ups the ones that fail.
 
-    First by Newton's method from the given charges and inverse dielectric matrices, with the solver of the settings;
-    then, diagonalising, by plain Anderson mixing from neutral atoms with a small mixing fraction and a long memory;
-    then the same from the charges of a hot electron gas that is cooled down in steps. The result of any of them meets
-    the same tolerance.
+    First by Newton's method from the given charges and inverse dielectric matrices, with the solver that is chosen
+    (none: by diagonalisation); then, diagonalising, by plain Anderson mixing from neutral atoms with a small mixing
+    fraction and a long memory; then the same from the charges of a hot electron gas that is cooled down in steps. The
+    result of any of them meets the same tolerance.
 
     Raises:
         ConvergenceError: A frame failed all of them; names residual, cycles and the worst atom.
     """
+    solver = None if choice is None else choice(problem, start)
     solution = solve(
         problem,
         start,
@@ -50,9 +53,10 @@ def self_consistent(
         AndersonMixer(),
         newton=True,
         screening=screening,
-        # Without a screening from before the first cycle must have orbitals.
-        solver=Purification.of(problem) if settings.solver == "purification" and screening is not None else None,
+        solver=solver,
     )
+    if choice is not None and isinstance(solver, Purification) and not _all_finite(solution):
+        choice.give_up_purification()
     for name, attempt in (("careful mixing", _careful), ("annealing", _annealed)):
         failed = torch.nonzero(~solution.converged).squeeze(-1)
         if len(failed) == 0:
@@ -63,6 +67,10 @@ def self_consistent(
     if len(failed):
         raise ConvergenceError(_report(problem, solution, int(failed[0]), settings, symbols))
     return solution
+
+
+def _all_finite(solution: SCCSolution) -> bool:
+    return bool(torch.isfinite(solution.residual).all())
 
 
 def _careful(problem: SCCProblem, start: Tensor, settings: DFTBSettings) -> SCCSolution:

@@ -47,6 +47,9 @@ class DensitySolver(Protocol):
     def __call__(self, excess: Tensor) -> Density:
         """The density at given charges, shape (B, n)."""
 
+    def orbitals(self, excess: Tensor) -> Density:
+        """The same from orbitals, whose response costs no diagonalisation of its own."""
+
 
 @dataclass
 class SCCSolution:
@@ -169,7 +172,7 @@ def solve(
     active = torch.arange(len(start), device=start.device)
     excess = start
     for iteration in range(1, max_iterations + 1):
-        density = solver(excess)
+        density = solver.orbitals(excess) if newton and screening is None else solver(excess)
         change = density.excess - excess
         residual = change.abs().amax(-1)
         done = residual <= tolerance

@@ -44,7 +44,7 @@ HIGHEST_SHELL: Mapping[str, int] = MappingProxyType(
 """Highest angular momentum of the valence basis by element, as the dftb.org parameter sets document it."""
 
 
-SOLVERS = ("diagonalisation", "purification")
+SOLVERS = ("auto", "diagonalisation", "purification")
 """Ways from a Hamiltonian to the density."""
 
 
@@ -66,7 +66,8 @@ class DFTBSettings:
         dispersion: "none" or "d3bj" (two-body D3 with Becke-Johnson damping, parameters of DFTB3).
         warm_start: Start the SCC from charges extrapolated along the trajectory of the nearest earlier frame.
         solver: "diagonalisation", or "purification" of the density matrix (matrix products only, for graphics cards;
-            closed shells at zero electronic temperature).
+            closed shells at zero electronic temperature), or "auto": whichever is measured to be faster, where torch
+            computes.
         compiled: On processors compute closed shells at zero electronic temperature in compiled loops. Without them
             everything is computed by torch, as it is on graphics cards.
     """
@@ -82,7 +83,7 @@ class DFTBSettings:
     max_scc_iterations: int = 100
     dispersion: str = "none"
     warm_start: bool = True
-    solver: str = "diagonalisation"
+    solver: str = "auto"
     compiled: bool = True
 
     def __post_init__(self) -> None:
@@ -96,7 +97,7 @@ class DFTBSettings:
         if self.solver == "purification" and self.electronic_temperature > 0.0:
             raise ParameterError(
                 "purification gives whole occupations only: set the electronic temperature to zero, or take the solver "
-                "'diagonalisation'."
+                "'auto' or 'diagonalisation'."
             )
         if not 0.0 < self.scc_tolerance <= 1e-3:
             raise ParameterError(f"the SCC tolerance must lie in (0, 1e-3] e, got {self.scc_tolerance}.")

@@ -171,6 +171,19 @@ def test_a_trajectory_by_purification(monkeypatch):
     assert len(calls) >= 6, "three warm frames of at least two cycles"
 
 
+def test_a_cold_start_makes_orbitals_in_its_first_cycle_only(monkeypatch):
+    """Their response is needed there, and a purification before it would be for nothing."""
+    calls = []
+    original = Purification.__call__
+    monkeypatch.setattr(Purification, "__call__", lambda self, excess: calls.append(0) or original(self, excess))
+    engine = DFTBEngine(REFERENCE["uracil/gas"]["symbols"], 0, DFTBSettings(warm_start=False, solver="purification"))
+    positions, potential = next(frames(1))
+    found = engine.evaluate(positions[:1], potential[:1])
+    assert len(calls) == int(found.iterations[0]) - 1 > 2
+    again = DFTBEngine(engine.symbols, 0, DFTBSettings(warm_start=False)).evaluate(positions[:1], potential[:1])
+    assert torch.allclose(found.energies, again.energies, atol=1e-11)
+
+
 def test_frames_that_cannot_be_purified_are_diagonalised(monkeypatch, caplog):
     engine = DFTBEngine(REFERENCE["uracil/gas"]["symbols"], 0, DFTBSettings(solver="purification"))
     *before, (positions, potential) = frames(3)
@@ -195,7 +208,7 @@ def test_frames_that_cannot_be_purified_are_diagonalised(monkeypatch, caplog):
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"solver": "guessing"}, "solver 'guessing' is unknown: choose one of diagonalisation, purification"),
+        ({"solver": "guessing"}, "solver 'guessing' is unknown: choose one of auto, diagonalisation, purification"),
         ({"solver": "purification", "electronic_temperature": 1e-3}, "whole occupations only"),
     ],
 )

@@ -119,7 +119,15 @@ def test_closest_distance_is_below_any_bond():
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("settings", [DFTBSettings(**TIGHT), DFTBSettings(**TIGHT, electronic_temperature=1e-2)])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        DFTBSettings(**TIGHT),
+        DFTBSettings(**TIGHT, solver="diagonalisation"),
+        DFTBSettings(**TIGHT, solver="purification"),
+        DFTBSettings(**TIGHT, electronic_temperature=1e-2),
+    ],
+)
 def test_gpu_equals_cpu(settings):
     symbols, charge, _ = frame("dihydrogen_phosphate")
     positions = torch.stack([frame("dihydrogen_phosphate", seed)[2] for seed in range(4)])
