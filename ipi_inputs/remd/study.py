@@ -11,18 +11,19 @@ from __future__ import annotations
 import re
 import shutil
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from scipy.special import erfcinv
-from scipy.stats import ks_2samp
+from scipy.stats import ks_2samp, kstwo
 
 from deltaqmmm.analysis.figures import COLOURS, legend, panels, save
 from deltaqmmm.analysis.outputs import read_properties
 from deltaqmmm.analysis.statistics import mean_and_error
 from deltaqmmm.cli.main import main as deltaqmmm
+from deltaqmmm.cli.plot_exchange import count_swaps, read_swaps
 from deltaqmmm.results import FloatArray, IntArray
 from deltaqmmm.units import KELVIN, KJ_PER_MOL
 
@@ -44,6 +45,7 @@ class Run:
         timestep: Femtoseconds.
         left_out: Part of the run at its beginning that is not looked at.
         stride: Steps between two tries of a pair, on average.
+        repeats: How many runs there are, with other random numbers each.
     """
 
     system: str
@@ -55,10 +57,11 @@ class Run:
     timestep: float = 0.5
     left_out: float = 0.1
     stride: int = 20
+    repeats: int = 1
 
 
 RUNS = {
-    "classical": Run("malonaldehyde", "input.xml", (300.0, 400.0, 530.0), 6000, 1, plain=True, timestep=1.0),
+    "classical": Run("malonaldehyde", "input.xml", (300.0, 400.0, 530.0), 6000, 1, plain=True, timestep=1.0, repeats=4),
     "beads": Run("malonaldehyde", "beads.xml", (300.0, 340.0, 385.0), 1200, 8, plain=False, stride=5),
     "water": Run("small", "input.xml", (300.0, 320.0, 341.0), 2500, 1, plain=False, left_out=0.4, stride=5),
 }
@@ -66,23 +69,27 @@ RUNS = {
 
 @dataclass(frozen=True)
 class Walk:
-    """A run with or without exchange.
+    """Runs with or without exchange, one after the other.
 
     Attributes:
-        times: Femtoseconds, shape (n,).
+        times: Femtoseconds, shape (n,); those of a second run follow on those of the first.
         index: Temperature of each replica, by its number on the ladder, shape (replicas, n).
         energies: Potential energy of each replica, hartree, shape (replicas, n).
         springs: Energy of the springs of the ring polymer, hartree, shape (replicas, n).
+        kinetic: Temperature of the velocities of each replica, kelvin, shape (replicas, n).
         swaps: Replica exchange: accepted swaps of neighbours, shape (replicas - 1,).
         tries: Expected number of tries of one pair.
+        round_trips: How often a replica came from the lowest temperature to the highest and back.
     """
 
     times: FloatArray
     index: IntArray
     energies: FloatArray
     springs: FloatArray
-    swaps: IntArray
+    kinetic: FloatArray
+    swaps: FloatArray
     tries: float
+    round_trips: int
 
     def at(self, number: int, values: FloatArray) -> FloatArray:
         """What the replica has that is at a temperature, in the order of time."""
@@ -131,7 +138,11 @@ def simulate(folder: Path, run: Run, *, swaps: bool = True, seed: int = 1, one_b
 
 
 def read_walk(folder: Path, run: Run) -> Walk:
-    """Read the outputs of all replicas."""
+    """Read the outputs of all replicas.
+
+    A row of i-PI is written after the swaps of its step: velocities are scaled by then, and `ensemble_temperature` is
+    that of the row (tests/integration/inputs/test_remd.py).
+    """
     tables = [read_properties(folder / f"{number}_run.out") for number in range(len(run.temperatures))]
     steps = tables[0]["step"]
     kept = steps >= run.left_out * steps[-1]
@@ -144,25 +155,48 @@ def read_walk(folder: Path, run: Run) -> Walk:
         index=index,
         energies=np.array([table["potential"][kept] for table in tables]),
         springs=np.array([table.get("spring", zeros)[kept] for table in tables]),
-        swaps=count_swaps(folder / "run.remd_idx", len(ladder), run.left_out * steps[-1]),
+        kinetic=np.array([table["temperature"][kept] for table in tables]),
+        swaps=read_swaps_of(folder / "run.remd_idx", len(ladder), run.left_out * steps[-1]),
         tries=float(steps[kept][-1] - steps[kept][0]) / run.stride,
+        round_trips=count_round_trips(index, len(ladder) - 1),
     )
 
 
-def count_swaps(file: Path, replicas: int, first: float) -> IntArray:
-    """Swaps between neighbouring temperatures after a step. Steps in which three replicas changed are left out."""
-    counts = np.zeros(replicas - 1, dtype=np.int64)
+def read_swaps_of(file: Path, replicas: int, first: float) -> FloatArray:
+    """Accepted swaps of neighbours from a step on, shape (replicas - 1,); none without the file."""
     if not file.exists():
-        return counts
-    before = np.arange(replicas)
-    for row in np.loadtxt(file, dtype=np.int64, ndmin=2):
-        changed = np.flatnonzero(row[1:] != before)
-        if row[0] >= first and len(changed) == 2:
-            low, high = sorted(before[changed])
-            if high == low + 1:
-                counts[low] += 1
-        before = row[1:]
-    return counts
+        return np.zeros(replicas - 1)
+    steps, places = read_swaps(file)
+    return count_swaps(steps, places.reshape(len(steps), replicas), first).estimated
+
+
+def read_all(folder: Path, run: Run, *, swaps: bool = True) -> Walk:
+    """Simulate, if it is not done yet, and read all runs of one kind; the folders after the first are numbered."""
+    names = [folder.name, *(f"{folder.name}_{number}" for number in range(1, run.repeats))]
+    seeds = range(1 if swaps else 2, 2 * run.repeats + 1, 2)
+    places = [folder.with_name(name) for name in names]
+    return together(
+        [
+            read_walk(simulate(place, run, swaps=swaps, seed=seed), run)
+            for place, seed in zip(places, seeds, strict=True)
+        ]
+    )
+
+
+def together(walks: Sequence[Walk]) -> Walk:
+    """Several runs as one."""
+    spans = [walk.times[-1] - walk.times[0] for walk in walks]
+    starts = np.concatenate([[0.0], np.cumsum(spans)[:-1]])
+    return Walk(
+        times=np.concatenate([walk.times - walk.times[0] + start for walk, start in zip(walks, starts, strict=True)]),
+        index=np.concatenate([walk.index for walk in walks], axis=1),
+        energies=np.concatenate([walk.energies for walk in walks], axis=1),
+        springs=np.concatenate([walk.springs for walk in walks], axis=1),
+        kinetic=np.concatenate([walk.kinetic for walk in walks], axis=1),
+        swaps=np.sum([walk.swaps for walk in walks], axis=0),
+        tries=sum(walk.tries for walk in walks),
+        round_trips=sum(walk.round_trips for walk in walks),
+    )
 
 
 def exponents(
@@ -222,31 +256,50 @@ def heat_capacity(share: float, temperatures: tuple[float, float]) -> float:
     return float((2.0 * erfcinv(share) * 0.5 * (low + high) / (high - low)) ** 2)
 
 
-def round_trips(walk: Walk, top: int) -> int:
-    """How often a replica came from the lowest temperature to the highest and back."""
+def count_round_trips(index: IntArray, top: int) -> int:
+    """How often a replica came from the lowest temperature to the highest and back.
+
+    Args:
+        index: Temperature of each replica, by its number on the ladder, shape (replicas, n).
+        top: Number of the highest.
+    """
     trips = 0
-    for row in walk.index:
+    for row in index:
         ends = row[(row == 0) | (row == top)]
         trips += int(np.sum(np.diff(ends) != 0)) // 2
     return trips
 
 
+def same_distribution(one: FloatArray, other: FloatArray) -> float:
+    """Kolmogorov and Smirnov: probability that two correlated series of one distribution are as far apart as these.
+
+    The distance is that of all rows. The numbers of independent values are those that the share of rows below the
+    common median is worth. To take every g-th row instead throws rows away, and the probability hangs on the row that
+    is taken first: from 0.02 to 0.99 for runs of 5 ps.
+    """
+    median = np.median(np.concatenate([one, other]))
+    worth = [mean_and_error(np.where(values < median, 1.0, 0.0)).n_effective for values in (one, other)]
+    return float(kstwo.sf(ks_2samp(one, other).statistic, max(1, round(worth[0] * worth[1] / sum(worth)))))
+
+
 def compare(walk: Walk, plain: Walk, number: int) -> dict[str, float]:
-    """Mean potential energies, kJ/mol above the lowest that was seen, and the test of Kolmogorov and Smirnov."""
+    """Temperatures of the velocities, kelvin; potential energies, kJ/mol above the lowest that was seen."""
     one, other = walk.at(number, walk.energies), plain.at(number, plain.energies)
     zero = plain.energies.min()
+    kinetic, plain_kinetic = (mean_and_error(of.at(number, of.kinetic)) for of in (walk, plain))
     a, b = mean_and_error((one - zero) / KJ_PER_MOL), mean_and_error((other - zero) / KJ_PER_MOL)
-    independent = [
-        values[:: max(1, round(len(values) / estimate.n_effective))] for values, estimate in ((one, a), (other, b))
-    ]
     return {
+        "kinetic": kinetic.mean,
+        "kinetic_error": kinetic.error,
+        "plain_kinetic": plain_kinetic.mean,
+        "plain_kinetic_error": plain_kinetic.error,
         "exchange": a.mean,
         "exchange_error": a.error,
         "plain": b.mean,
         "plain_error": b.error,
         "sigmas": (a.mean - b.mean) / float(np.hypot(a.error, b.error)),
         "spread_ratio": float(one.std() / other.std()),
-        "p": float(ks_2samp(*independent).pvalue),
+        "p": same_distribution(one, other),
     }
 
 
@@ -281,6 +334,7 @@ def main(
     steps: Mapping[str, int] | None = None,
     names: tuple[str, ...] = tuple(RUNS),
     figure: Path | None = None,
+    repeats: int | None = None,
 ) -> dict[str, dict[str, object]]:
     """Simulate and analyse.
 
@@ -288,6 +342,7 @@ def main(
         folder: Where to work.
         steps: Lengths in place of those of `RUNS`.
         names: Which of `RUNS`.
+        repeats: Numbers of runs in place of those of `RUNS`.
         figure: Where to draw; None for not at all. Needs "classical".
 
     Returns:
@@ -300,22 +355,20 @@ def main(
     walks: dict[str, tuple[Walk, Walk | None]] = {}
     for name in names:
         run = RUNS[name]
-        run = Run(**{**vars(run), "steps": (steps or {}).get(name, run.steps)})
-        walk = read_walk(simulate(folder / name, run), run)
-        plain = None
-        if run.plain:
-            plain = read_walk(simulate(folder / f"{name}_plain", run, swaps=False, seed=2), run)
+        run = replace(run, steps=(steps or {}).get(name, run.steps), repeats=repeats or run.repeats)
+        walk = read_all(folder / name, run)
+        plain = read_all(folder / f"{name}_plain", run, swaps=False) if run.plain else None
         walks[name] = walk, plain
         ladder, pairs = run.temperatures, range(len(run.temperatures) - 1)
         share = walk.swaps / walk.tries
         found[name] = {
             "accepted": list(share),
-            # Binomial in the tries, whose number is not written down.
+            # Of the number of swaps; the number of tries is not written down.
             "accepted_error": list(np.sqrt(share / walk.tries)),
             "from_path": [expected_from_path(walk, number, ladder) for number in pairs],
             "from_plain": [] if plain is None else [expected_from_plain(plain, number, ladder) for number in pairs],
             "energies": [] if plain is None else [compare(walk, plain, number) for number in range(len(ladder))],
-            "round_trips": round_trips(walk, len(ladder) - 1),
+            "round_trips": walk.round_trips,
             "picoseconds": float(walk.times[-1] - walk.times[0]) / 1000.0,
         }
     if figure is not None:
@@ -368,7 +421,9 @@ def report(found: Mapping[str, Mapping[str, object]]) -> None:
             print(f"{line}; C = {capacity / atoms:.1f} k per atom")
         for temperature, one in zip(run.temperatures, numbers["energies"], strict=False):
             print(
-                f"  {temperature:g} K: {one['exchange']:.2f}({one['exchange_error']:.2f}) with exchange, "
+                f"  {temperature:g} K: velocities {one['kinetic']:.1f}({one['kinetic_error']:.1f}) K with exchange, "
+                f"{one['plain_kinetic']:.1f}({one['plain_kinetic_error']:.1f}) K without; "
+                f"{one['exchange']:.2f}({one['exchange_error']:.2f}) with exchange, "
                 f"{one['plain']:.2f}({one['plain_error']:.2f}) without, {one['sigmas']:+.1f} sigma; spreads "
                 f"{one['spread_ratio']:.2f}; p = {one['p']:.2f}"
             )

@@ -124,12 +124,12 @@ def _acceptance(found: Found, file: Path, stride: float, skip: float | None) -> 
     swaps = count_swaps(steps, places.reshape(len(steps), n_replicas), first)
     called = found.ladder if len(found.ladder) == n_replicas else range(n_replicas)
     yield f"swaps accepted, of about {tries:.0f} tries of each pair (stride {stride:g})"
-    for low, accepted in enumerate(swaps.accepted):
+    for low, (accepted, estimated) in enumerate(zip(swaps.accepted, swaps.estimated, strict=True)):
         pair = f"{called[low]:g} - {called[low + 1]:g}{' K' if called is found.ladder else ''}"
         # Binomial in the tries, whose number i-PI does not write down.
-        yield f"  {pair:<24} {accepted / tries:>14.3f} +- {np.sqrt(accepted) / tries:<8.2g} ({accepted} swaps)"
+        yield f"  {pair:<24} {estimated / tries:>14.3f} +- {np.sqrt(estimated) / tries:<8.2g} ({accepted} swaps)"
     if swaps.unclear:
-        yield f"  not counted: {swaps.unclear} steps with several swaps of the same replicas"
+        yield f"  and {swaps.unclear} steps with several swaps of the same replicas, shared out over the pairs"
 
 
 def _quantities(record: Record) -> Iterator[tuple[str, Series, str]]:

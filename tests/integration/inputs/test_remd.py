@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from ase.io import read
 
+from deltaqmmm.cli.plot_exchange import at_temperature
+from deltaqmmm.cli.plot_folder import find
 from deltaqmmm.config import read_config
 from deltaqmmm.config.loading import load_potential
 from deltaqmmm.units import ANGSTROM
@@ -45,6 +47,37 @@ def trajectory(folder, name, beads=1):
             for index in range(len(LADDER))
         ]
     )
+
+
+def test_a_row_is_of_the_temperature_after_the_swap(tmp_path):
+    """What sorting by ensemble_temperature rests on: i-PI swaps, scales the velocities, and then writes the row.
+
+    Without forces and thermostat only a swap changes the kinetic energy, by the ratio of the temperatures.
+    """
+    folder = make("remd", tmp_path, system="malonaldehyde", temperatures=[300, 400, 530], steps=60)
+    change(
+        folder,
+        (r"(?s)<ffsocket.*</ffsocket>", "<ffdirect name='deltaqmmm'> <pes> gas </pes> </ffdirect>"),
+        (r"mode='nvt'>", "mode='nve'>"),
+        (r"<stride> 20 <", "<stride> 10 <"),
+    )
+    subprocess.run([sys.executable, IPI, "input.xml"], cwd=folder, check=True, capture_output=True, timeout=PATIENCE)
+    tables = replicas(folder)
+    kinetic, held = (np.array([table[name] for table in tables]) for name in ("kinetic_md", "ensemble_temperature"))
+    swapped = np.diff(held, axis=1) != 0.0
+    assert swapped.sum() > 10
+    constant = kinetic[:, :1] / held[:, :1]
+    np.testing.assert_allclose(kinetic / held, constant * np.ones_like(held), rtol=1e-6)
+    # Rows beside a swap, with the temperature of its other side.
+    assert (np.abs(kinetic[:, 1:] / held[:, :-1] / constant - 1.0)[swapped] > 0.2).all()
+    # The same of the rows that `deltaqmmm plot` takes for each temperature.
+    records = find(folder, "input.xml").records
+    energies = [record.properties["kinetic_md"] for record in records]
+    for number, temperature in enumerate((300.0, 400.0, 530.0)):
+        values = at_temperature(records, energies, np.array([300.0, 400.0, 530.0]), number).values
+        assert len(values) == 61
+        order = np.abs(held - temperature).argmin(axis=0)
+        np.testing.assert_allclose(values / values[0], constant[order, 0] / constant[order[0], 0], rtol=1e-6)
 
 
 @pytest.mark.parametrize(("file", "beads"), [("input.xml", 1), ("beads.xml", 2)])
