@@ -111,22 +111,21 @@ def errors_of(result, kind="mae", row="errors"):
 def report(results, runs, longest, every):
     """Write the tables and the figures."""
     first = results[Run("Delta", every, longest).key]
-    columns = "energy | QM gradients | MM within 6 | MM within 14 | training (s)"
+    errors = "energy | QM gradients | MM within 6 | MM within 14"
     lines = [
         "Errors on the test frames, MAE / RMSE: energies in kJ/mol, gradients in kJ/mol/angstrom; one network each.",
         "",
-        f"| model | frames | MM cutoff (angstrom) | {columns} |",
+        f"| model | frames | MM cutoff (angstrom) | {errors} | training (s) |",
         "|---|---|---|---|---|---|---|---|",
-        table_row("DFTB3-D3", "-", "-", result=first, row="baseline"),
-        *(table_row(*run[:2], f"{run.cutoff:g}", result=results[run.key]) for name in TARGETS for run in runs[name]),
-        "",
-        f"| types of MM sites | weight | {columns} |",
-        "|---|---|---|---|---|---|---|",
-        *(
-            table_row(run.mm_type_by, run.mm_weight, result=results[run.key])
-            for run in (Run("Delta", every, longest), *runs["types"])
-        ),
+        table_row("DFTB3-D3", "-", "-", *cells(first, "baseline"), "-"),
     ]
+    for run in (run for name in TARGETS for run in runs[name]):
+        result = results[run.key]
+        seconds = f"{result['seconds']:.0f}"
+        lines.append(table_row(run.name, run.frames, f"{run.cutoff:g}", *cells(result), seconds))
+    lines += ["", f"| types of MM sites | weight | {errors} |", "|---|---|---|---|---|---|"]
+    for run in (Run("Delta", every, longest), *runs["types"]):
+        lines.append(table_row(run.mm_type_by, run.mm_weight, *cells(results[run.key])))
     write_atomically(HERE / "study.md", ("\n".join(lines) + "\n").encode())
     print("\n".join(lines))
     baseline = errors_of(first, row="baseline")[:3]
@@ -143,11 +142,13 @@ def report(results, runs, longest, every):
     save_figure(cutoff_figure(by_cutoff, baseline), HERE / "figures" / "cutoff.png")
 
 
-def table_row(*what, result, row="errors"):
+def cells(result, row="errors"):
     pairs = zip(errors_of(result, "mae", row), errors_of(result, "rmse", row), strict=True)
-    cells = [f"{mae:.3g} / {rmse:.3g}" for mae, rmse in pairs]
-    seconds = f"{result['seconds']:.0f}" if row == "errors" else "-"
-    return "| " + " | ".join([*map(str, what), *cells, seconds]) + " |"
+    return [f"{mae:.3g} / {rmse:.3g}" for mae, rmse in pairs]
+
+
+def table_row(*entries):
+    return f"| {' | '.join(map(str, entries))} |"
 
 
 if __name__ == "__main__":
