@@ -26,6 +26,7 @@ MIDDLE = len(CENTRES) // 2
 TOP = 4  # bins on either side of the middle that the parabola of the barrier goes through
 FILLING = 0.3  # part of a run in which the hills fill the wells, left out
 BLOCKS = 2  # of a run, for the errors
+LABELS = {"classical": "classical", "beads": "16 beads, centroid", "opes": "classical, OPES"}
 
 
 @dataclass(frozen=True)
@@ -147,8 +148,14 @@ def profile(parts):
     """The free energy from independent parts, with jackknife errors."""
     histograms = np.array([histogram(*part) for part in parts])
     left_out = (histograms.sum(axis=0) - histograms) / (len(parts) - 1)
-    whole, others = numbers(histograms.mean(axis=0)), [numbers(one) for one in left_out]
-    errors = [np.sqrt((len(parts) - 1) * np.var([one[index] for one in others], axis=0)) for index in range(len(whole))]
+    return jackknifed(numbers(histograms.mean(axis=0)), [numbers(one) for one in left_out])
+
+
+def jackknifed(whole, others):
+    """A `Profile` of the `numbers` of all parts, with errors from those with one part left out each."""
+    errors = [
+        np.sqrt((len(others) - 1) * np.var([one[index] for one in others], axis=0)) for index in range(len(whole))
+    ]
     return Profile(whole[0], errors[0], (whole[1], float(errors[1])), (whole[2], float(errors[2])))
 
 
@@ -182,12 +189,19 @@ def parabola(energies):
     return np.polynomial.Polynomial.fit(np.arange(-half, half + 1), energies, 2).convert().coef
 
 
+def show(profiles):
+    """Print the numbers of profiles by their names."""
+    width = max(map(len, profiles))
+    for name, one in profiles.items():
+        print(f"{name:{width}} barrier {one.barrier[0]:6.2f} +- {one.barrier[1]:.2f} kJ/mol, ", end="")
+        print(f"right - left {one.asymmetry[0]:6.2f} +- {one.asymmetry[1]:.2f} kJ/mol")
+
+
 def draw(profiles, file):
-    """Profiles with bands of one standard error."""
+    """Profiles by their names, with bands of one standard error."""
     figure, (axis,) = figures.panels(1, 1, 8.0)
-    labels = {"classical": "classical", "beads": "16 beads, centroid", "opes": "classical, OPES"}
-    for colour, (kind, one) in zip(figures.COLOURS, profiles.items(), strict=False):
-        axis.plot(CENTRES, one.energies, color=colour, label=labels[kind])
+    for colour, (name, one) in zip(figures.COLOURS, profiles.items(), strict=False):
+        axis.plot(CENTRES, one.energies, color=colour, label=name)
         axis.fill_between(CENTRES, one.energies - one.errors, one.energies + one.errors, color=colour, alpha=0.25, lw=0)
     axis.set_xlabel("d(O5-H9) - d(O1-H9) / angstrom")
     axis.set_ylabel("free energy / kJ/mol")
@@ -201,7 +215,5 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", nargs="?", type=Path, default=HERE / "study")
     found = main(parser.parse_args().folder)
-    for name, one in found.items():
-        print(f"{name:10} barrier {one.barrier[0]:6.2f} +- {one.barrier[1]:.2f} kJ/mol, ", end="")
-        print(f"right - left {one.asymmetry[0]:6.2f} +- {one.asymmetry[1]:.2f} kJ/mol")
-    draw(found, HERE / "figure.png")
+    show(found)
+    draw({LABELS[kind]: one for kind, one in found.items()}, HERE / "figure.png")

@@ -9,14 +9,12 @@ METADYNAMICS is the folder of the runs of ../metadynamics/study.py.
 
 import argparse
 import importlib.util
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from deltaqmmm.analysis import figures
 from deltaqmmm.ipi.simulation import read_simulation
 
 HERE = Path(__file__).resolve().parent
@@ -60,23 +58,15 @@ def main(folder, steps=6000, skipped=windows.SKIPPED):
     if not folder.is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)
         # As a user does it; cv.dat has the atoms of malonaldehyde.
-        deltaqmmm("new", "umbrella", folder, "--system", MOLECULE, "-q")
+        metadynamics.deltaqmmm("new", "umbrella", folder, "--system", MOLECULE, "-q")
         metadynamics.edited(folder)
     restart = folder / "RESTART"
     if not restart.is_file() or read_simulation(restart).step < steps:
-        deltaqmmm("run", folder, "--steps", steps, "-q")
+        metadynamics.deltaqmmm("run", folder, "--steps", steps, "-q")
     found = windows.profile(folder, skipped)
     numbers = metadynamics.numbers(np.exp(-found.energies / metadynamics.KT))
     others = [metadynamics.numbers(np.exp(-energies / metadynamics.KT)) for energies in found.left_out]
-    errors = [np.sqrt((len(others) - 1) * np.var([one[index] for one in others], axis=0)) for index in range(3)]
-    profile = metadynamics.Profile(
-        numbers[0], errors[0], (numbers[1], float(errors[1])), (numbers[2], float(errors[2]))
-    )
-    return Umbrella(profile, found.overlap)
-
-
-def deltaqmmm(*words):
-    subprocess.run([sys.executable, "-m", "deltaqmmm.cli.main", *map(str, words)], check=True)
+    return Umbrella(metadynamics.jackknifed(numbers, others), found.overlap)
 
 
 def difference(one, other, within=0.8):
@@ -87,24 +77,6 @@ def difference(one, other, within=0.8):
     return float(np.sqrt(np.mean(away**2))), float(np.sqrt(np.mean((away / errors) ** 2)))
 
 
-def draw(umbrella, other, file):
-    """Both profiles with bands of one standard error, and where each is sure."""
-    figure, (axis,) = figures.panels(1, 1, 8.0)
-    for colour, label, one in (
-        (figures.COLOURS[0], "umbrella sampling, MBAR", umbrella.profile),
-        (figures.COLOURS[1], "metadynamics", other),
-    ):
-        axis.plot(metadynamics.CENTRES, one.energies, color=colour, label=label)
-        low, high = one.energies - one.errors, one.energies + one.errors
-        axis.fill_between(metadynamics.CENTRES, low, high, color=colour, alpha=0.25, lw=0)
-    axis.set_xlabel("d(O5-H9) - d(O1-H9) / angstrom")
-    axis.set_ylabel("free energy / kJ/mol")
-    axis.set_xlim(-1.0, 1.0)
-    axis.set_ylim(-1.0, 20.0)
-    figures.legend(axis, loc="upper center")
-    figures.save(figure, file)
-
-
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", nargs="?", type=Path, default=HERE / "study")
@@ -112,13 +84,12 @@ if __name__ == "__main__":
     options = parser.parse_args()
     result = main(options.folder / "windows")
     classical = metadynamics.main(options.metadynamics, beads_steps=0)["classical"]
-    for name, one in (("umbrella", result.profile), ("metadynamics", classical)):
-        print(f"{name:13} barrier {one.barrier[0]:6.2f} +- {one.barrier[1]:.2f} kJ/mol, ", end="")
-        print(f"right - left {one.asymmetry[0]:6.2f} +- {one.asymmetry[1]:.2f} kJ/mol")
+    profiles = {"umbrella sampling, MBAR": result.profile, "metadynamics": classical}
+    metadynamics.show(profiles)
     print("overlap of neighbouring windows", np.round(result.overlap, 2))
     print(
         "profiles differ by {:.2f} kJ/mol (root mean square), {:.1f} errors".format(
             *difference(result.profile, classical)
         )
     )
-    draw(result, classical, HERE / "figure.png")
+    metadynamics.draw(profiles, HERE / "figure.png")

@@ -23,24 +23,12 @@ from deltaqmmm.ipi.processes import Program
 from deltaqmmm.ipi.restart import find_checkpoint
 from deltaqmmm.ipi.simulation import read_simulation
 from deltaqmmm.topology import load_topology
+from tests.integration.droplet import ONE_WATER
 from tests.integration.ipi.server import environment, free_port, read_properties, unique_name, wait_until
 from tests.integration.ipi.test_processes import PATIENCE, last_step, one_with, processes_in
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks for processes in /proc")
 
-CONFIG = """\
-[system]
-topology = "{systems}/uracil_droplet.prmtop"
-coordinates = "{systems}/uracil_droplet.rst7"
-[qm]
-atoms = "12-14"
-[embedding]
-kind = "all"
-[mm]
-platform = "Reference"
-[driver]
-threads = 1
-"""
 INPUT = """\
 <simulation verbosity='low' floatformat='%25.17e'>
   <output prefix='run'>
@@ -86,7 +74,7 @@ def work(tmp_path, data_folder, slater_koster_folder):
     topology = load_topology(systems / "uracil_droplet.prmtop", systems / "uracil_droplet.rst7")
     folder = tmp_path / "w"
     folder.mkdir()
-    (folder / "config.toml").write_text(CONFIG.format(systems=systems))
+    (folder / "config.toml").write_text(ONE_WATER.format(systems=systems))
     (folder / "init.xyz").write_text(init_xyz(topology.symbols, topology.positions, None))
 
     def write(forcefields=None, names=("deltaqmmm",), steps=LONG, beads=1, extra="qm_charges"):

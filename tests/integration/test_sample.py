@@ -19,31 +19,19 @@ from deltaqmmm.cli.main import main
 from deltaqmmm.config import read_config
 from deltaqmmm.config.parts import load_split
 from deltaqmmm.units import ANGSTROM
+from tests.integration.droplet import ONE_WATER
 from tests.integration.ipi.server import environment, wait_until
 from tests.integration.ipi.test_processes import PATIENCE, last_step, one_with, processes_in
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks for processes in /proc")
 
-CONFIG = """\
-[system]
-topology = "{systems}/uracil_droplet.prmtop"
-coordinates = "{systems}/uracil_droplet.rst7"
-[qm]
-atoms = "12-14"
-[embedding]
-kind = "all"
-[mm]
-platform = "Reference"
-[driver]
-threads = 1
-"""
 FLAGS = ["--temperatures", 320, "--beads", 1, 2, "--discard", 3, "--every", 1, "-q"]
 
 
 @pytest.fixture
 def work(tmp_path, data_folder, slater_koster_folder):
     config = tmp_path / "config.toml"
-    config.write_text(CONFIG.format(systems=data_folder / "mm_systems"))
+    config.write_text(ONE_WATER.format(systems=data_folder / "mm_systems"))
     yield SimpleNamespace(folder=tmp_path, config=config, runs=tmp_path / "out.runs", output=tmp_path / "out.xyz")
     for pid in processes_in(tmp_path):
         os.kill(pid, signal.SIGKILL)

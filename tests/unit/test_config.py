@@ -183,6 +183,20 @@ def test_a_section_that_is_a_value(folder):
         ("mm", "platform = 'GPU'", 'platform = "GPU": needed is "auto", "CPU"'),
         ("mm", "switch_angstrom = 9", "switch_angstrom = 9 must be below cutoff_angstrom = 9"),
         ("mm", "threads = -1", "threads = -1: needed is a whole number at least 0"),
+        (
+            "training",
+            "smallest_variance = 0",
+            "[training] smallest_variance = 0: needed is a number above 0 and below 1",
+        ),
+        (
+            "training",
+            "smallest_variance = 1",
+            "[training] smallest_variance = 1: needed is a number above 0 and below 1",
+        ),
+        ("training", "whitening = -0.1", "[training] whitening = -0.1: needed is a number at least 0 and at most 0.5"),
+        ("training", "whitening = 0.6", "[training] whitening = 0.6: needed is a number at least 0 and at most 0.5"),
+        ("training", "averaging = -0.1", "[training] averaging = -0.1: needed is a number at least 0 and below 1"),
+        ("training", "averaging = 1", "[training] averaging = 1: needed is a number at least 0 and below 1"),
         ("driver", "wait_seconds = -5", "wait_seconds = -5: needed is a number at least 0"),
     ],
 )

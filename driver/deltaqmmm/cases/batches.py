@@ -5,6 +5,8 @@ from __future__ import annotations
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 
+from deltaqmmm.ipi.simulation import beads_of
+
 FORCE_FIELDS = ("ffsocket", "ffdirect")
 
 
@@ -26,15 +28,6 @@ def systems(root: ET.Element) -> Iterator[tuple[ET.Element, int]]:
     for template in root.findall("system_template"):
         for element in template.iterfind("template/system"):
             yield element, len(template.findall("instance"))
-
-
-def beads_of(system: ET.Element) -> int:
-    """The number of beads of a system, of an input or of a checkpoint."""
-    for tag in ("beads", "initialize"):
-        text = (element.get("nbeads", "") if (element := system.find(tag)) is not None else "").strip()
-        if text.isdigit() and int(text):
-            return int(text)
-    return 1
 
 
 def frames_of_systems(root: ET.Element, force_field: str) -> list[int]:

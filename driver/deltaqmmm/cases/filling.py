@@ -7,10 +7,11 @@ import xml.etree.ElementTree as ET
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from deltaqmmm.cases.batches import batched, beads_of, frames_of_systems, systems
+from deltaqmmm.cases.batches import batched, frames_of_systems, systems
 from deltaqmmm.cases.located import LocatedXML
 from deltaqmmm.cases.values import Values
 from deltaqmmm.errors import InputError
+from deltaqmmm.ipi.simulation import beads_of
 
 _ELSEWHERE = "../"
 

@@ -47,7 +47,7 @@ def add_parser(commands: Any, parents: Sequence[argparse.ArgumentParser]) -> Non
     add("--steps", type=positive_integer, metavar="N", help="length of the simulation")
     add("--timestep", type=positive_number, metavar="FS", help="time step, femtoseconds")
     add("--name", metavar="ADDRESS", help="address of the socket (default: the name of the folder)")
-    add("--model", type=Path, metavar="FILE", help="a trained correction, copied too")
+    add("--model", type=Path, metavar="FILE", help="a trained correction that fits the system, copied too")
     add("--seed", type=positive_integer, metavar="N", help="of i-PI's random numbers")
     add("-q", "--quiet", action="store_true", help="print only errors")
     parser.set_defaults(run=run)
@@ -104,6 +104,7 @@ def _make(options: argparse.Namespace, case: Any) -> None:  # noqa: ANN401 - a C
         folder = work / target.name
         folder.mkdir()
         make_folder(case, system, folder, values, options.model)
+        check_correction(folder, system, options.model)
         missing = [name for name in case.keep if not (folder / name).is_file()]
         check_new(folder, case.inputs(), check_plumed, missing)
         if target.is_dir():
@@ -113,6 +114,25 @@ def _make(options: argparse.Namespace, case: Any) -> None:  # noqa: ANN401 - a C
         shutil.rmtree(work, ignore_errors=True)
     if not options.quiet:
         _report(options, case, missing)
+
+
+def check_correction(folder: Path, system: Any, model: Path | None) -> None:  # noqa: ANN401 - a BuiltSystem
+    """A model that `deltaqmmm run` would refuse is refused here, with the names of the user's files.
+
+    Args:
+        folder: The new folder, whose configuration has the system's keys and those of the case.
+        system: What it was made for.
+        model: A trained correction that takes the place of the system's.
+
+    Raises:
+        InputError: The model cannot be used, or does not fit.
+    """
+    from deltaqmmm.cli.run_checks import check_model
+    from deltaqmmm.config import read_config
+
+    config = read_config(folder / "config.toml")
+    correction = replace(config.correction, model=model or system.config.correction.model)
+    check_model(replace(config, file=system.config.file, correction=correction))
 
 
 def check_new(

@@ -58,8 +58,15 @@ def bind_correction(config: Config, model: CommitteeModel, system: System, devic
         ConfigError: The model has one member, and something is asked of it that needs several.
         FrameError: The file for frames holds something else.
     """
-    check_settings(config, model.info, system)
     section = config.correction
+    # Another molecule has other settings too, and its elements say what is wrong.
+    try:
+        engine = model.bind(
+            system.qm_symbols, system.site_symbols, system.site_types, system.site_charges, device=device
+        )
+    except ModelError as error:
+        raise ModelError(f"{section.model}: {error}") from error
+    check_settings(config, model.info, system)
     limits = spread_limits(config)
     limited = limits.energy is not None or limits.force is not None
     if model.info.n_members < 2 and (limited or section.committee_extras):
@@ -67,12 +74,6 @@ def bind_correction(config: Config, model: CommitteeModel, system: System, devic
             f"{config.file}: [correction] {'limits of the spread' if limited else 'committee_extras'}: {section.model} "
             "has one member, which cannot disagree with others. Train a committee of two or more, or remove the keys."
         )
-    try:
-        engine = model.bind(
-            system.qm_symbols, system.site_symbols, system.site_types, system.site_charges, device=device
-        )
-    except ModelError as error:
-        raise ModelError(f"{section.model}: {error}") from error
     fade = None
     if section.action == "fade" and limits.energy is not None:
         fade = Fade(limits.energy, section.fade_width * limits.energy)

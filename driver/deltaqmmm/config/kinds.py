@@ -32,17 +32,24 @@ class Kind:
     convert: Callable[[object, Path], Any]
 
 
-def number(*, above: float | None = None, minimum: float | None = None, maximum: float | None = None) -> Kind:
+def number(
+    *,
+    above: float | None = None,
+    minimum: float | None = None,
+    below: float | None = None,
+    maximum: float | None = None,
+) -> Kind:
     """A finite number within limits; whole numbers are taken too."""
     limits = [f"above {above:g}"] if above is not None else []
     limits += [f"at least {minimum:g}"] if minimum is not None else []
+    limits += [f"below {below:g}"] if below is not None else []
     limits += [f"at most {maximum:g}"] if maximum is not None else []
     need = " ".join(["a number", " and ".join(limits)]).strip()
 
     def convert(value: object, _: Path) -> float:
         if not isinstance(value, int | float) or isinstance(value, bool):
             raise RejectedValueError(need)
-        if not math.isfinite(value) or (above is not None and value <= above):
+        if not math.isfinite(value) or (above is not None and value <= above) or (below is not None and value >= below):
             raise RejectedValueError(need)
         if (minimum is not None and value < minimum) or (maximum is not None and value > maximum):
             raise RejectedValueError(need)

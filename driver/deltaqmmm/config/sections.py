@@ -238,6 +238,22 @@ class TrainingSection:
     )
     patience: int = key(integer(minimum=1), "epochs without improvement of any member after which training ends", 100)
     hidden: tuple[int, ...] = key(integers(minimum=1), "widths of the hidden layers of each network", (64, 64))
+    smallest_variance: float = key(
+        number(above=0.0, below=1.0),
+        "networks see uncorrelated combinations of the symmetry functions; those whose variance is below this part of "
+        "the mean are left out",
+        1e-3,
+    )
+    whitening: float = key(
+        number(minimum=0.0, maximum=0.5),
+        "how far combinations of small variance are enlarged: 0 not at all, 0.5 to the size of the others, noise too",
+        0.15,
+    )
+    averaging: float = key(
+        number(minimum=0.0, below=1.0),
+        "part of the old values in the running average of the weights, per step; this average is kept; 0: no average",
+        0.98,
+    )
     threads: int = key(integer(minimum=0), "CPU threads of torch; 0: as torch chooses, mostly all cores", 0)
 
 

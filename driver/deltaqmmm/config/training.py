@@ -32,6 +32,9 @@ def training_settings(config: Config, members: int | None = None) -> TrainingSet
         mm_gradient_cutoff=training.mm_gradient_cutoff_angstrom * ANGSTROM,
         patience=training.patience,
         hidden=training.hidden,
+        smallest_variance=training.smallest_variance,
+        whitening=training.whitening,
+        averaging=training.averaging,
     )
 
 

@@ -54,3 +54,15 @@ class D3Dispersion:
         expectations = self._expectations.expand(shape)
         energies: Tensor = dispersion(numbers, positions, self._parameters, c6, r4r2=expectations, cutoff=cutoff)
         return energies.sum(-1)
+
+    def with_gradients(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Energies, shape (B,), hartree, and their gradients, shape (B, n, 3), hartree/bohr; neither is recorded.
+
+        Args:
+            positions: Shape (B, n, 3), bohr.
+        """
+        leaf = positions.detach().requires_grad_()
+        with torch.enable_grad():
+            energies = self(leaf)
+            (gradients,) = torch.autograd.grad(energies.sum(), leaf)
+        return energies.detach(), gradients

@@ -207,16 +207,13 @@ class DFTBEngine:
         terms = {name: torch.from_numpy(found.terms[:, TERMS.index(name)]) for name in names}
         gradients, charges = torch.from_numpy(found.gradients), torch.from_numpy(-found.excess)
         if self._dispersion is not None:
-            leaf = positions.requires_grad_()
-            with torch.enable_grad():
-                dispersion = self._dispersion(leaf)
-                (by_dispersion,) = torch.autograd.grad(dispersion.sum(), leaf)
-            terms["dispersion"], gradients = dispersion.detach(), gradients + by_dispersion
+            terms["dispersion"], by_dispersion = self._dispersion.with_gradients(positions)
+            gradients = gradients + by_dispersion
         return DFTBResult(
             energies=torch.stack(list(terms.values())).sum(0),
             gradients=gradients,
             charges=charges,
-            dipoles=(charges.unsqueeze(-1) * positions.detach()).sum(1),
+            dipoles=(charges.unsqueeze(-1) * positions).sum(1),
             iterations=torch.from_numpy(found.iterations),
             terms=terms,
             screening=found.screening,

@@ -141,7 +141,7 @@ def read_simulation(file: Path) -> Simulation:
         start_files=tuple(_start_files(root, systems)),
         n_atoms=tuple(_counts(systems)),
         plumed=next(root.iter("ffplumed"), None) is not None,
-        n_beads=tuple(_beads(system) for system in systems),
+        n_beads=tuple(beads_of(system) for system in systems),
         sockets_prefix=root.get("sockets_prefix", DEFAULT_SOCKET_PREFIX),
     )
 
@@ -290,8 +290,8 @@ def _start_files(root: ET.Element, systems: list[ET.Element]) -> Iterator[StartF
             yield StartFile((file.text or "").strip(), file.get("mode", "chk"), "<file> of <ffplumed>")
 
 
-def _beads(system: ET.Element) -> int:
-    """The number of beads, of an input or of a checkpoint."""
+def beads_of(system: ET.Element) -> int:
+    """The number of beads of a system, of an input or of a checkpoint."""
     for tag in ("beads", "initialize"):
         element = system.find(tag)
         text = "" if element is None else element.get("nbeads", "").strip()

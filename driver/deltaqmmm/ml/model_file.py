@@ -98,9 +98,10 @@ def _from_parts(header: Mapping[str, Any], tensors: dict[str, torch.Tensor]) -> 
     if found[0] != FORMAT:
         raise ModelError(f"is no model of deltaqmmm (its format is {found[0]!r}).")
     if found[1] not in range(OLDEST, VERSION + 1):
+        newer = isinstance(found[1], int) and found[1] > VERSION
+        remedy = "take the newer deltaqmmm that wrote it" if newer else "it has to be trained again, from its dataset"
         raise ModelError(
-            f"is a model of version {found[1]}, and this deltaqmmm reads versions {OLDEST} to {VERSION}: use the "
-            "release of deltaqmmm that wrote it, or train it again."
+            f"is a model of version {found[1]}, and this deltaqmmm reads versions {OLDEST} to {VERSION}: {remedy}."
         )
     if found[2] != UNITS:
         raise ModelError(f"is in {found[2]}, and {UNITS} are needed.")

@@ -80,6 +80,13 @@ class TrainingSettings:
                 f"weight_decay = {self.weight_decay}: a number from 0 up is needed, below one over learning_rate "
                 f"({self.learning_rate:g})."
             )
+        if not 0.0 < self.smallest_variance < 1.0:
+            raise ConfigError(
+                f"smallest_variance = {self.smallest_variance}: a number above 0 and below 1 is needed; from 1 on no "
+                "combination of features need be left."
+            )
+        if not 0.0 <= self.whitening <= 0.5:
+            raise ConfigError(f"whitening = {self.whitening}: a number from 0 to 0.5 is needed.")
         if not 0.0 <= self.averaging < 1.0:
             raise ConfigError(f"averaging = {self.averaging}: a number from 0 to below 1 is needed.")
 

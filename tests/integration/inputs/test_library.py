@@ -12,7 +12,10 @@ import pytest
 from deltaqmmm.cases import LIBRARY, find_case, list_cases
 from deltaqmmm.cli import run_plan
 from deltaqmmm.cli.main import main, make_parser
+from deltaqmmm.config import read_config
+from deltaqmmm.config.parts import load_split
 from deltaqmmm.errors import InputError
+from tests.corrections import write_model
 from tests.integration.inputs.case import INPUTS
 from tests.integration.ipi.server import environment, read_properties, unique_name
 from tests.integration.pair import run_pair
@@ -94,7 +97,8 @@ def test_new_makes_a_folder_that_stands_alone(case, tmp_path):
     """For a system, and a place, that the case has never seen."""
     words = ["new", case, str(tmp_path / "a" / "other"), "--system", str(INPUTS / "small"), "--quiet"]
     if "model" in find_case(case).needs:
-        (tmp_path / "model.safetensors").touch()
+        config = read_config(INPUTS / "small" / "config.toml")
+        write_model(tmp_path / "model.safetensors", config, load_split(config)[1])
         words += ["--model", str(tmp_path / "model.safetensors")]
     if "plumed" in find_case(case).needs:
         pytest.importorskip("plumed", reason="PLUMED's Python module is not installed")

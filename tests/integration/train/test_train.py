@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import fields, replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -260,6 +260,39 @@ def test_the_functions_are_what_is_configured(tmp_path, data_folder):
         mm_waves=1,
         mm_near_radial=2,
     )
+
+
+def test_settings_are_what_is_configured(tmp_path, data_folder):
+    """Each setting has its key, and none takes another's value."""
+    values = {
+        "target": "direct",
+        "members": 3,
+        "seed": 5,
+        "validation_fraction": 0.25,
+        "epochs": 17,
+        "batch_size": 6,
+        "learning_rate": 0.02,
+        "weight_decay": 0.04,
+        "energy_weight": 2.5,
+        "qm_gradient_weight": 1.5,
+        "mm_gradient_weight": 150.0,
+        "mm_potential_weight": 15.0,
+        "mm_gradient_cutoff": 5.0,
+        "patience": 9,
+        "hidden": [12, 10],
+        "smallest_variance": 0.002,
+        "whitening": 0.3,
+        "averaging": 0.9,
+    }
+    assert set(values) == {field.name for field in fields(TrainingSettings)}
+    keys = {
+        {"mm_gradient_cutoff": "mm_gradient_cutoff_angstrom"}.get(name, name): value for name, value in values.items()
+    }
+    text = CONFIG.format(systems=data_folder / "mm_systems", epochs=1, training="").partition("[training]")[0]
+    lines = [f"{name} = {json.dumps(value)}\n" for name, value in keys.items()]
+    (tmp_path / "config.toml").write_text(text + "[training]\n" + "".join(lines))
+    settings = training_settings(read_config(tmp_path / "config.toml"))
+    assert settings.to_json() == {**values, "mm_gradient_cutoff": pytest.approx(5.0 * ANGSTROM)}
 
 
 def test_defaults_are_those_of_the_library(tmp_path, data_folder):

@@ -13,10 +13,12 @@ from deltaqmmm.cases import library
 from deltaqmmm.cli import run_checks
 from deltaqmmm.cli.main import main
 from deltaqmmm.config import read_config
+from deltaqmmm.config.parts import load_split
 from deltaqmmm.errors import InputError
 from deltaqmmm.ipi.simulation import read_simulation
 from deltaqmmm.topology import NonbondedSettings, load_topology
 from deltaqmmm.units import ANGSTROM
+from tests.corrections import write_model
 
 CONFIG = """\
 # By hand.
@@ -127,6 +129,13 @@ def fails(work, capsys):
 
 def text_of(work, name="input.xml"):
     return (work.target / name).read_text()
+
+
+def make_model(work):
+    """A model of random networks that fits to the system, beside it."""
+    config = read_config(work.system / "config.toml")
+    write_model(work.root / "m.safetensors", config, load_split(config)[1])
+    return work.root / "m.safetensors"
 
 
 class TestWhatIsMade:
@@ -272,7 +281,7 @@ class TestWhatIsMade:
         assert "First" not in capsys.readouterr().out
 
     def test_a_model(self, work):
-        (work.root / "m.safetensors").touch()
+        make_model(work)
         work.case("weighted", toml="needs = ['model']\n[config.correction]\ncommittee_extras = true\n")
         assert new(work, "--model", work.root / "m.safetensors", "-q", case="weighted") == 0
         correction = read_config(work.target / "config.toml").correction
@@ -371,6 +380,25 @@ class TestWhatIsRefused:
         work.case("weighted", toml="needs = ['model']\n")
         fails("needs a trained correction, and .*config.toml names none", case="weighted")
         fails("--model no.safetensors: there is no such file", "--model", "no.safetensors")
+
+    def test_a_model_that_does_not_fit(self, work, fails):
+        """As `deltaqmmm run` refuses it; what is named are files that are there."""
+        model, config = make_model(work), work.system / "config.toml"
+        work.case("weighted", toml="needs = ['model']\n[config.embedding]\ncharge_blur_angstrom = 0.5\n")
+        (work.root / "none.safetensors").touch()
+        fails(
+            rf"{model} was made with other settings than those of {config}: "
+            r"embedding, charge_blur_angstrom: 0\.0 there, and 0\.5 here\. Run with the settings",
+            *("--model", model),
+            case="weighted",
+        )
+        fails(r"none\.safetensors: is no model of deltaqmmm", "--model", work.root / "none.safetensors")
+        # The system's own, too.
+        config.write_text(CONFIG.replace('"all"', '"cutoff"') + f'[correction]\nmodel = "{model}"\n')
+        fails(rf'{model} was made .* {config}: embedding, kind: "all" there, and "cutoff" here')
+        config.write_text(CONFIG.replace("12-14", "0-11"))
+        fails(rf"{model}: the model knows the QM elements H, O.* also has C, N", "--model", model)
+        assert new(work, "-q") == 0
 
     def test_plumed_that_is_missing(self, work, fails, monkeypatch):
         def nowhere(*_):

@@ -23,4 +23,10 @@ def test_as_the_library(symbols):
     weights = torch.randn(4, generator=generator, dtype=torch.float64)
     pair = [torch.autograd.grad((energies * weights).sum(), positions)[0] for energies in (found, expected)]
     torch.testing.assert_close(*pair, rtol=1e-10, atol=1e-14)
+    energies, gradients = own.with_gradients(positions)
+    assert not energies.requires_grad
+    assert not gradients.requires_grad
+    torch.testing.assert_close(energies, found.detach(), rtol=0.0, atol=0.0)
+    (expected,) = torch.autograd.grad(own(positions).sum(), positions)
+    torch.testing.assert_close(gradients, expected, rtol=1e-14, atol=0.0)
     assert len(symbols) == 1 or (found[:3] < -1e-7).all()

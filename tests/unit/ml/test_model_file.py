@@ -189,9 +189,9 @@ def test_a_foreign_file(tmp_path, metadata):
 @pytest.mark.parametrize(
     ("key", "value", "word"),
     [
-        ("version", 1, "version 1"),
-        ("version", 99, "version 99"),
-        ("version", None, "version None"),
+        ("version", 1, "version 1, and this deltaqmmm reads versions 2 to 3: it has to be trained again"),
+        ("version", 4, "version 4, and this deltaqmmm reads versions 2 to 3: take the newer deltaqmmm"),
+        ("version", None, "version None, and this deltaqmmm reads versions 2 to 3: it has to be trained again"),
         ("units", "angstrom, kJ/mol, e", "angstrom, kJ/mol, e"),
         ("format", "deltaqmmm checkpoint 1", "deltaqmmm checkpoint 1"),
         ("functions", {}, "functions"),
@@ -239,7 +239,7 @@ def test_other_information(file, key, value):
     refusal(file)
 
 
-@pytest.mark.parametrize("name", ["weight_H_0", "bias_O_1", "transform_C", "mean_C", "scale", "offsets"])
+@pytest.mark.parametrize("name", ["weight_H_0", "bias_O_1", "transform_C", "mean_C", "reach_C", "scale", "offsets"])
 def test_tensors_that_do_not_fit(file, name):
     header, tensors = parts_of(file)
     cases = {

@@ -28,7 +28,15 @@ from deltaqmmm.training.settings import TrainingSettings
         ({"weight_decay": -1e-3}, "weight_decay"),
         ({"weight_decay": math.inf}, "weight_decay"),
         ({"weight_decay": 100.0}, "weight_decay"),
+        ({"smallest_variance": 0.0}, "smallest_variance"),
+        ({"smallest_variance": 1.0}, "smallest_variance"),
+        ({"smallest_variance": math.nan}, "smallest_variance"),
+        ({"whitening": -0.1}, "whitening"),
+        ({"whitening": 0.6}, "whitening"),
+        ({"whitening": math.nan}, "whitening"),
+        ({"averaging": -0.1}, "averaging"),
         ({"averaging": 1.0}, "averaging"),
+        ({"averaging": math.nan}, "averaging"),
     ],
 )
 def test_bad_settings_are_refused(changes, word):

@@ -200,11 +200,8 @@ class DFTBPlusEngine:
         charges = self._tensor([answer.charges for answer in answers])
         terms = {"dftb+": energies}
         if self._dispersion is not None:
-            leaf = positions.clone().requires_grad_()
-            with torch.enable_grad():
-                dispersion = self._dispersion(leaf)
-                (by_dispersion,) = torch.autograd.grad(dispersion.sum(), leaf)
-            terms["dispersion"], gradients = dispersion.detach(), gradients + by_dispersion
+            terms["dispersion"], by_dispersion = self._dispersion.with_gradients(positions)
+            gradients = gradients + by_dispersion
         return DFTBPlusResult(
             energies=torch.stack(list(terms.values())).sum(0),
             gradients=gradients,
