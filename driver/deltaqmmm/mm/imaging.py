@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -36,7 +37,7 @@ class StandardCell:
 
 
 def standard_cell(cell: FloatArray, narrowest: float) -> StandardCell:
-    """Return the same lattice with lower triangular, reduced vectors.
+    """Return the same lattice with lower triangular, reduced vectors; recent cells are remembered by value.
 
     The axes of a lower triangular cell (i-PI's form) are kept; only where that leaves a box narrower than `narrowest`
     is the shortest basis of the lattice taken.
@@ -48,6 +49,12 @@ def standard_cell(cell: FloatArray, narrowest: float) -> StandardCell:
     Raises:
         FrameError: The cell is too small for the cutoff in any basis.
     """
+    return _standard_cell(np.ascontiguousarray(cell, dtype=np.float64).tobytes(), narrowest)
+
+
+@lru_cache(maxsize=256)
+def _standard_cell(data: bytes, narrowest: float) -> StandardCell:
+    cell = np.frombuffer(data, dtype=np.float64).reshape(3, 3)
     standard = _lower_triangular(cell)
     if standard.box.diagonal().min() < narrowest:
         standard = _lower_triangular(reduce_cell(cell).vectors)
@@ -58,7 +65,17 @@ def standard_cell(cell: FloatArray, narrowest: float) -> StandardCell:
             f"{narrowest / ANGSTROM / 2.0:.3f} angstrom needs {narrowest / ANGSTROM:.3f} angstrom; take a larger "
             "box or a shorter MM cutoff"
         )
+    for array in (standard.box, standard.rotation):
+        if array is not None:
+            array.setflags(write=False)
     return standard
+
+
+@lru_cache(maxsize=256)
+def _inverse(data: bytes) -> FloatArray:
+    inverse = np.asarray(np.linalg.inv(np.frombuffer(data, dtype=np.float64).reshape(3, 3)), dtype=np.float64)
+    inverse.setflags(write=False)
+    return inverse
 
 
 def reduce_box(box: FloatArray) -> FloatArray:
@@ -141,7 +158,7 @@ class Imager:
         """
         # i-PI keeps molecules whole unless it wraps atoms: mostly there is nothing to do.
         whole = positions.copy() if self._is_whole(positions, box) else make_whole(positions[None], box, self._tree)[0]
-        roots = whole.take(self._roots, axis=0) @ np.linalg.inv(box)
+        roots = whole.take(self._roots, axis=0) @ _inverse(np.ascontiguousarray(box).tobytes())
         shifts = np.floor(roots) if self._last is None else np.rint(roots - self._last)
         stray = np.any(np.abs(roots - shifts - 0.5) > 0.5 + _STRAY, axis=1)
         shifts[stray] = np.floor(roots[stray])
@@ -153,12 +170,11 @@ class Imager:
 
     def _is_whole(self, positions: FloatArray, box: FloatArray) -> bool:
         """Whether every bond of the tree is so short that it can only be the shortest image."""
-        bonds = positions.take(self._bonds[:, 0], axis=0) - positions.take(self._bonds[:, 1], axis=0)
-        return bool(np.einsum("ij,ij->i", bonds, bonds).max(initial=0.0) <= reduce_cell(box).safe_radius ** 2)
+        return _are_short(positions, self._bonds, box)
 
     def _check_closures(self, whole: FloatArray, box: FloatArray) -> None:
         """Refuse networks that span the cell: no choice of images makes them whole."""
-        if not len(self._closures):
+        if _are_short(whole, self._closures, box):
             return
         vectors = whole[self._closures[:, 0]] - whole[self._closures[:, 1]]
         broken = np.flatnonzero(np.any(minimum_image_shifts(vectors, box) != 0, axis=1))
@@ -168,3 +184,9 @@ class Imager:
                 f"the bond between atoms {i} and {j} closes on a periodic image: a molecule that is bonded to its "
                 "own image is not supported; check the bonds of the topology and the size of the cell"
             )
+
+
+def _are_short(positions: FloatArray, pairs: IntArray, box: FloatArray) -> bool:
+    """Whether the vectors between pairs of atoms (P, 2) are so short that each is surely its own shortest image."""
+    vectors = positions.take(pairs[:, 0], axis=0) - positions.take(pairs[:, 1], axis=0)
+    return bool(np.einsum("ij,ij->i", vectors, vectors).max(initial=0.0) <= reduce_cell(box).safe_radius ** 2)

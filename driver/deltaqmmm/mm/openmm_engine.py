@@ -60,6 +60,7 @@ class OpenMMEngine:
         self._periodic = topology.periodic
         self._atom_particles = system.atom_particles
         self._n_particles = system.n_particles
+        self._atoms_alone = np.array_equal(self._atom_particles, np.arange(self._n_particles))
         self._has_virtual_sites = len(topology.virtual_sites.particles) > 0
         self._centre = not partition.has_external_force(mm_system)
         self._narrowest = partition.narrowest_cell(mm_system) * NANOMETRE
@@ -150,7 +151,9 @@ class OpenMMEngine:
         self._set_frame(context, prepared, None if cell is None else cell.box)
         state = _get_state(context, with_forces=True)
         particle_forces = np.asarray(state.getForces(asNumpy=True)._value)
-        forces = particle_forces[self._atom_particles] * (KJ_PER_MOL / NANOMETRE)
+        if not self._atoms_alone:
+            particle_forces = particle_forces[self._atom_particles]
+        forces = particle_forces * (KJ_PER_MOL / NANOMETRE)
         if cell is not None and cell.rotation is not None:
             forces = forces @ cell.rotation.T
         return state.getPotentialEnergy()._value * KJ_PER_MOL, forces
@@ -179,8 +182,10 @@ class OpenMMEngine:
         """Hand positions (N, 3) and box to OpenMM and place the virtual sites."""
         if box is not None:
             context.setPeriodicBoxVectors(*(box / NANOMETRE))
-        particles = np.zeros((self._n_particles, 3))
-        particles[self._atom_particles] = prepared / NANOMETRE
+        particles = prepared / NANOMETRE
+        if not self._atoms_alone:
+            particles = np.zeros((self._n_particles, 3))
+            particles[self._atom_particles] = prepared / NANOMETRE
         context.setPositions(particles)
         if self._has_virtual_sites:
             context.computeVirtualSites()
