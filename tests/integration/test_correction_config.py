@@ -243,6 +243,19 @@ def test_fading_takes_its_limits_from_the_configuration(make, model):
     )
 
 
+def test_check_passes_a_correction_that_fades_within_a_short_way(make, model, capsys):
+    model()
+    loaded = load_potential(read_config(make()))
+    spread = float(loaded.evaluate(*frame(loaded)).extras["committee_energy_spread"][0]) / KJ_PER_MOL
+    # From all to nothing within a part of the spread, and this frame in the middle: a step of 0.005 bohr is too long.
+    width = 0.003
+    text = (
+        f'energy_spread_limit_kj_per_mol = {spread / (1.0 + width / 2)}\naction = "fade"\nfade_width = {1.0 + width}\n'
+    )
+    assert main(["check", str(make(text)), "--atoms", "3"]) == 0
+    assert "OFF" not in capsys.readouterr().out
+
+
 def test_check_differentiates_the_correction(make, model, capsys, monkeypatch):
     model()
     assert main(["check", str(make()), "--atoms", "1"]) == 0
