@@ -58,7 +58,6 @@ def bind_correction(config: Config, model: CommitteeModel, system: System, devic
         ConfigError: The model has one member, and something is asked of it that needs several.
         FrameError: The file for frames holds something else.
     """
-    check_settings(config, model.info, system)
     section = config.correction
     limits = spread_limits(config)
     limited = limits.energy is not None or limits.force is not None
@@ -73,6 +72,8 @@ def bind_correction(config: Config, model: CommitteeModel, system: System, devic
         )
     except ModelError as error:
         raise ModelError(f"{section.model}: {error}") from error
+    # After the elements: with others the baseline differs too, and says less about the cause.
+    check_settings(config, model.info, system)
     fade = None
     if section.action == "fade" and limits.energy is not None:
         fade = Fade(limits.energy, section.fade_width * limits.energy)

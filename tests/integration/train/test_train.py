@@ -226,6 +226,18 @@ def test_labels_of_other_settings_are_refused(work, capsys, made):
         assert "other.h5 was made with other settings" in capsys.readouterr().err
 
 
+def test_labels_of_another_qm_region_say_so(work, capsys, made):
+    # Its elements, and with them its baseline, are others as well: the cause comes first.
+    training = made.training
+    system = replace(training.system, qm_charge=training.system.qm_charge - 2)
+    settings = replace(training.settings, baseline={**training.settings.baseline, "highest_shells": {"S": 2}})
+    write_dataset(work.folder / "other.h5", replace(training, system=system, settings=settings))
+    assert work.run("-q", dataset="other.h5") == 1
+    error = capsys.readouterr().err
+    assert "QM region" in error
+    assert "charge -2 there, and" in error
+
+
 def test_dropped_mm_gradients_are_not_learned(work, capsys, made):
     write_dataset(work.folder / "thin.h5", made.training.thinned(5.0 * ANGSTROM))
     assert work.run("-q", dataset="thin.h5") == 1
