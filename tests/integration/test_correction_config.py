@@ -145,6 +145,29 @@ def test_what_the_user_reads_at_the_start(make, model):
     assert level_of_theory({"functional": "hf", "basis": "sto-3g", "dispersion": "none"}) == "hf/sto-3g"
 
 
+@pytest.mark.parametrize(
+    ("known", "warned"), [(None, False), ("C4 H4 N2 O2, charge +0", False), ("C2 H3 N, charge +0", True)]
+)
+def test_a_model_of_another_qm_region_of_the_same_elements_is_warned_of(make, model, known, warned):
+    model(provenance={} if known is None else {"qm_region": known})
+    text = describe(load_potential(read_config(make())))
+    assert ("WARNING" in text) == warned
+    assert ("trained on another QM region, C2 H3 N, charge +0" in text) == warned
+
+
+def test_a_charge_that_is_not_the_force_fields_is_warned_of(make):
+    file = make(with_model=False)
+    loaded = load_potential(read_config(file))
+    assert "WARNING" not in describe(loaded)
+    file.write_text(file.read_text().replace('residues = ["URA"]', 'residues = ["URA"]\ncharge = -2'))
+    loaded = load_potential(read_config(file))
+    warning = "WARNING    the force field gives the QM region +0.00 e, and [qm] charge is -2:"
+    assert warning in describe(loaded)
+    # A topology in which the QM atoms have no charges at all says nothing about them.
+    loaded.topology.charges[loaded.system.atom_particles[loaded.system.qm_atoms]] = 0.0
+    assert "WARNING" not in describe(loaded)
+
+
 def test_other_settings_than_the_models(make, model):
     model()
     with pytest.raises(ModelError) as caught:

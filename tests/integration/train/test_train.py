@@ -123,6 +123,7 @@ def test_a_model_with_all_that_stands_beside_it(work, capsys, made):
     assert (info.target, info.n_members) == ("delta", 2)
     assert info.level == made.training.settings.level
     assert info.provenance["dataset"] == "train.h5"
+    assert info.provenance["qm_region"] == "H2 O, charge +0"
     baseline, model = info.provenance["metrics"]["rows"]
     # What is to be learned is smooth: some epochs take most of the error away.
     assert model["qm_gradients"]["rmse"] < 0.6 * baseline["qm_gradients"]["rmse"]
