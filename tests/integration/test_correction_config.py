@@ -145,6 +145,29 @@ def test_what_the_user_reads_at_the_start(make, model):
     assert level_of_theory({"functional": "hf", "basis": "sto-3g", "dispersion": "none"}) == "hf/sto-3g"
 
 
+@pytest.mark.parametrize(
+    ("known", "warned"), [(None, False), ("C4 H4 N2 O2, charge +0", False), ("C2 H3 N, charge +0", True)]
+)
+def test_a_model_of_another_qm_region_of_the_same_elements_is_warned_of(make, model, known, warned):
+    model(provenance={} if known is None else {"qm_region": known})
+    text = describe(load_potential(read_config(make())))
+    assert ("WARNING" in text) == warned
+    assert ("trained on another QM region, C2 H3 N, charge +0" in text) == warned
+
+
+def test_a_charge_that_is_not_the_force_fields_is_warned_of(make):
+    file = make(with_model=False)
+    loaded = load_potential(read_config(file))
+    assert "WARNING" not in describe(loaded)
+    file.write_text(file.read_text().replace('residues = ["URA"]', 'residues = ["URA"]\ncharge = -2'))
+    loaded = load_potential(read_config(file))
+    warning = "WARNING    the force field gives the QM region +0.00 e, and [qm] charge is -2:"
+    assert warning in describe(loaded)
+    # A topology in which the QM atoms have no charges at all says nothing about them.
+    loaded.topology.charges[loaded.system.atom_particles[loaded.system.qm_atoms]] = 0.0
+    assert "WARNING" not in describe(loaded)
+
+
 def test_other_settings_than_the_models(make, model):
     model()
     with pytest.raises(ModelError) as caught:
@@ -170,10 +193,8 @@ def test_other_elements_and_mm_types(make, model, tmp_path):
         def __getattr__(self, name):
             return getattr(system, name)
 
-    settings = write_model(tmp_path / "model.safetensors", config, system).info
-    write_model(
-        tmp_path / "model.safetensors", config, Other(("C", "H", "O"), system.site_symbols), baseline=settings.baseline
-    )
+    # Its baseline has other elements too, which would say less.
+    write_model(tmp_path / "model.safetensors", config, Other(("C", "H", "O"), system.site_symbols))
     with pytest.raises(ModelError, match=r"model\.safetensors: the model knows the QM elements C, H, O.* also has N"):
         load_potential(read_config(make()))
     hydrogens = tuple("H" for _ in system.site_symbols)
@@ -241,6 +262,19 @@ def test_fading_takes_its_limits_from_the_configuration(make, model):
     assert without.evaluate(*frame(without)).terms["correction"] == pytest.approx(
         plain.terms["correction"] - constant, abs=1e-9
     )
+
+
+def test_check_passes_a_correction_that_fades_within_a_short_way(make, model, capsys):
+    model()
+    loaded = load_potential(read_config(make()))
+    spread = float(loaded.evaluate(*frame(loaded)).extras["committee_energy_spread"][0]) / KJ_PER_MOL
+    # From all to nothing within a part of the spread, and this frame in the middle: a step of 0.005 bohr is too long.
+    width = 0.003
+    text = (
+        f'energy_spread_limit_kj_per_mol = {spread / (1.0 + width / 2)}\naction = "fade"\nfade_width = {1.0 + width}\n'
+    )
+    assert main(["check", str(make(text)), "--atoms", "3"]) == 0
+    assert "OFF" not in capsys.readouterr().out
 
 
 def test_check_differentiates_the_correction(make, model, capsys, monkeypatch):

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from deltaqmmm.config.correction import LoadedCorrection
     from deltaqmmm.config.loading import LoadedPotential
 
+_CHARGE_TOLERANCE = 0.01
+"""In e: force fields round the charges of a molecule."""
+
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], indent: str = "  ") -> str:
     """An aligned table: the first column to the left, the others to the right."""
@@ -33,6 +36,11 @@ def formula(symbols: Sequence[str]) -> str:
     first = [symbol for symbol in ("C", "H") if "C" in counts and symbol in counts]
     ordered = [*first, *sorted(symbol for symbol in counts if symbol not in first)]
     return " ".join(f"{symbol}{counts[symbol] if counts[symbol] > 1 else ''}" for symbol in ordered)
+
+
+def qm_region(symbols: Sequence[str], charge: int) -> str:
+    """Formula and charge: C2 H3 O2, charge -1."""
+    return f"{formula(symbols)}, charge {charge:+d}"
 
 
 def describe(loaded: LoadedPotential) -> str:
@@ -56,8 +64,9 @@ def describe(loaded: LoadedPotential) -> str:
             + (f" and {n_virtual} virtual sites" if n_virtual else "")
             + f", {'periodic' if system.periodic else 'isolated'}",
         ),
-        ("QM region", f"{len(system.qm_atoms)} atoms, {formula(system.qm_symbols)}, charge {system.qm_charge:+d}"),
+        ("QM region", f"{len(system.qm_atoms)} atoms, {qm_region(system.qm_symbols, system.qm_charge)}"),
         ("", f"in {shown}"),
+        *_charge_rows(loaded),
         *_term_rows(loaded, reach),
         ("threads", threads_in_words(loaded)),
         ("virial", "computed" if config.mm.virial else "not computed: constant volume only"),
@@ -73,6 +82,23 @@ def describe(loaded: LoadedPotential) -> str:
     return "\n".join([*lines, *[f"  {name:<10} {value}" for name, value in rows]])
 
 
+def _charge_rows(loaded: LoadedPotential) -> list[tuple[str, str]]:
+    """A warning where the charge of the QM region is not that of the force field, if this has charges there at all."""
+    system = loaded.system
+    charges = loaded.topology.charges[system.atom_particles[system.qm_atoms]]
+    total = float(charges.sum())
+    if not charges.any() or abs(total - system.qm_charge) < _CHARGE_TOLERANCE:
+        return []
+    shown = f"{round(total, 2) + 0.0:+.2f}"  # no negative zero
+    return [
+        (
+            "WARNING",
+            f"the force field gives the QM region {shown} e, and [qm] charge is {system.qm_charge:+d}:",
+        ),
+        ("", "right only if that is meant, as the rest of the system was made to go with the former."),
+    ]
+
+
 def _term_rows(loaded: LoadedPotential, reach: str) -> list[tuple[str, str]]:
     """The terms that are computed; which ones, if they are not all of them."""
     config = loaded.config
@@ -83,7 +109,9 @@ def _term_rows(loaded: LoadedPotential, reach: str) -> list[tuple[str, str]]:
         method = f"{dftb.model.upper()} {dftb.parameters}{extra}" if dftb.hsd is None else f"as {dftb.hsd.name} says"
         rows.append(("DFTB", f"{method}, {_dftb_program(loaded)}"))
     if loaded.correction is not None:
-        rows += _correction_rows(loaded.correction, config)
+        rows += _correction_rows(
+            loaded.correction, config, qm_region(loaded.system.qm_symbols, loaded.system.qm_charge)
+        )
     if loaded.dftb is not None or loaded.correction is not None:
         rows.append(("embedding", reach))
     if loaded.mm is not None:
@@ -104,14 +132,18 @@ def _dftb_program(loaded: LoadedPotential) -> str:
     return f"DFTB+ {engine.library.version} in {workers}, {engine.library.file}"
 
 
-def _correction_rows(correction: LoadedCorrection, config: Config) -> list[tuple[str, str]]:
-    """The model, what it was fitted to, and the guard."""
+def _correction_rows(correction: LoadedCorrection, config: Config, region: str) -> list[tuple[str, str]]:
+    """The model, what it was fitted to, a warning if that was another QM region than this one, and the guard."""
     info, section = correction.info, config.correction
     model = "" if section.model is None else section.model.name
     target = "corrects DFTB" if info.target == "delta" else "replaces DFTB"
     members = "1 network" if info.n_members == 1 else f"{info.n_members} networks"
     rows = [("correction", f"{model}: {target}, {members} of {info.n_parameters} parameters")]
     rows.append(("", f"fitted to {level_of_theory(info.level)}"))
+    learned = info.provenance.get("qm_region")
+    if learned is not None and learned != region:
+        rows.append(("WARNING", f"the model was trained on another QM region, {learned}:"))
+        rows.append(("", "its errors are not known here; set limits of the spread, or train one for this region."))
     if not section.include_offset:
         rows.append(("", "without the constant part of its energy"))
     guard = correction.guard

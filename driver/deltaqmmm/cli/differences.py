@@ -27,6 +27,10 @@ MM_STEP = 0.02
 """Steps in bohr. The error of the four-point formula, h^4/30 times the fifth derivative, is small for both. The MM step
 is larger because it divides the small steps of the Ewald sum at its cutoff."""
 
+CORRECTION_STEP = 0.0005
+"""In bohr. Where members disagree a correction that fades falls from all to nothing within hundredths of a bohr.
+Without an SCC, and without its constant part, its energies have the digits for so short a step."""
+
 _STENCIL = np.array([-2.0, -1.0, 1.0, 2.0])
 _WEIGHTS = np.array([1.0, -8.0, 8.0, -1.0]) / 12.0
 _CHUNK = 16
@@ -70,8 +74,8 @@ def compare_forces(loaded: LoadedPotential, frame: Frame, n_atoms: int, seed: in
     cell = np.eye(3) if frame.cell is None else frame.cell
     classes = atom_classes(loaded, cell, frame.positions, n_atoms, np.random.default_rng(seed))
     comparisons = [
-        difference_forces(f"{term}, {name}", potential.warm_up, cell, frame.positions, atoms, QM_STEP, tolerance)
-        for term, potential, tolerance in qm_side_terms(loaded)
+        difference_forces(f"{term}, {name}", potential.warm_up, cell, frame.positions, atoms, step, tolerance)
+        for term, potential, step, tolerance in qm_side_terms(loaded)
         for name, atoms in classes.items()
     ]
     if loaded.mm is None:
@@ -96,12 +100,12 @@ def compare_forces(loaded: LoadedPotential, frame: Frame, n_atoms: int, seed: in
     return [*comparisons, Comparison(name, len(exact), largest, error, tolerance)]
 
 
-def qm_side_terms(loaded: LoadedPotential) -> list[tuple[str, Potential, float]]:
-    """DFTB and the correction, each alone in the embedding, with the tolerance of its forces."""
+def qm_side_terms(loaded: LoadedPotential) -> list[tuple[str, Potential, float, float]]:
+    """DFTB and the correction, each alone in the embedding, with the step and the tolerance of its forces."""
     found = []
     if loaded.dftb is not None:
         dftb = Potential(loaded.system, None, loaded.embedding, loaded.dftb, device=loaded.device)
-        found.append(("DFTB", dftb, max(QM_TOLERANCE, 10.0 * loaded.dftb.settings.scc_tolerance)))
+        found.append(("DFTB", dftb, QM_STEP, max(QM_TOLERANCE, 10.0 * loaded.dftb.settings.scc_tolerance)))
     if loaded.correction is not None:
         correction = Potential(
             loaded.system,
@@ -113,7 +117,7 @@ def qm_side_terms(loaded: LoadedPotential) -> list[tuple[str, Potential, float]]
             committee=replace(loaded.correction.committee, include_offset=False, extras=False),
             device=loaded.device,
         )
-        found.append(("correction", correction, QM_TOLERANCE))
+        found.append(("correction", correction, CORRECTION_STEP, QM_TOLERANCE))
     return found
 
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import math
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ase import Atoms
 from ase.io import write
 
-from deltaqmmm.errors import InputError
+from deltaqmmm.errors import InputError, OutputError
 
 
 def check_output(output: Path) -> None:
@@ -22,6 +23,10 @@ def check_output(output: Path) -> None:
         raise InputError(f"{output}: there is no folder {folder} to write it in.")
     if output.is_dir():
         raise InputError(f"{output}: is a folder; name a file to write.")
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise InputError(f"{output}: nothing can be written in its folder {folder} ({error.strerror}).") from error
 
 
 def write_whole(output: Path, frames: Iterable[Atoms], columns: list[str] | None = None) -> None:
@@ -31,21 +36,43 @@ def write_whole(output: Path, frames: Iterable[Atoms], columns: list[str] | None
         output: Where to write.
         frames: What to write.
         columns: ASE's names of what is written of each atom; None for all there is.
+
+    Raises:
+        OutputError: The disk is full, or the place cannot be written. What stood there before is untouched.
     """
     output = output.resolve()
-    descriptor, name = tempfile.mkstemp(prefix=f".{output.name}.", suffix=".part", dir=output.parent)
+    with _naming(output):
+        descriptor, name = tempfile.mkstemp(prefix=f".{output.name}.", suffix=".part", dir=output.parent)
+    stream = os.fdopen(descriptor, "w", encoding="utf-8")
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-            for atoms in frames:
+        for atoms in frames:
+            with _naming(output):
                 write(stream, atoms, format="extxyz", columns=columns)
-        # mkstemp makes files that only the owner can read; take what the user's umask would give.
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(name, 0o666 & ~umask)
-        os.replace(name, output)
+        with _naming(output):
+            stream.close()
+            # mkstemp makes files that only the owner can read; take what the user's umask would give.
+            umask = os.umask(0)
+            os.umask(umask)
+            os.chmod(name, 0o666 & ~umask)
+            os.replace(name, output)
     except BaseException:
+        # What is still in the buffer of a full disk fails once more.
+        with contextlib.suppress(OSError):
+            stream.close()
         Path(name).unlink(missing_ok=True)
         raise
+
+
+@contextlib.contextmanager
+def _naming(output: Path) -> Iterator[None]:
+    """Errors of writing name the output: the system's own name no file, or one that nobody asked for."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(
+            f"{output}: cannot be written ({error.strerror or error}). Nothing half-written is left: correct the cause "
+            "and run the same command again."
+        ) from error
 
 
 def positive_number(text: str) -> float:

@@ -13,6 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from deltaqmmm.allocation import keep_freed_memory
+from deltaqmmm.cli.console import qm_region
 from deltaqmmm.cli.label import provenance
 from deltaqmmm.cli.output import check_output, positive_integer
 from deltaqmmm.cli.signals import Interruption, interrupted_by_signals
@@ -88,7 +89,8 @@ def run(options: argparse.Namespace) -> int:
         torch.set_num_threads(config.training.threads)
     settings = training_settings(config, options.members)
     dataset, test = read_frames(config, settings, options)
-    origin = {**provenance(("torch", "numpy", "safetensors")), "dataset": options.dataset.name}
+    region = qm_region(dataset.system.qm_symbols, dataset.system.qm_charge)
+    origin = {**provenance(("torch", "numpy", "safetensors")), "dataset": options.dataset.name, "qm_region": region}
     with interrupted_by_signals(), _Progress(quiet=options.quiet) as progress:
         progress.begin("preparing", len(dataset.frames), 0, "frame")
         trainer = Trainer(dataset, settings, symmetry_functions(config), checkpoint, origin, progress.advance)

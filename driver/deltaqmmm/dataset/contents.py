@@ -243,8 +243,9 @@ class Dataset:
         Raises:
             DatasetError: They differ; the message gives both values.
         """
-        difference = None if settings is None else self.settings.difference(settings)
-        difference = difference or (None if system is None else self.system.difference(system))
+        # Another system first: its baseline differs too, by elements, and says less about the cause.
+        difference = None if system is None else self.system.difference(system)
+        difference = difference or (None if settings is None else self.settings.difference(settings))
         if difference:
             raise DatasetError(
                 f"{name} was made with other settings than the configuration's: {difference}. Use the configuration it "

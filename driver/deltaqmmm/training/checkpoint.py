@@ -16,7 +16,7 @@ from torch import Tensor
 from deltaqmmm.atomic import write_atomically
 from deltaqmmm.errors import ModelError
 
-FORMAT = "deltaqmmm checkpoint 1"
+FORMAT = "deltaqmmm checkpoint 2"
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,17 +65,26 @@ def read_checkpoint(file: Path, fingerprint: Mapping[str, object]) -> Checkpoint
         raise ModelError(
             f"{file}: is no checkpoint, or is damaged ({error}). Remove it to train from the start."
         ) from error
-    different = [name for name, value in _hashes(fingerprint).items() if found.get(name) != value]
+    here = _hashes(fingerprint)
+    different = [name for name in dict.fromkeys([*here, *found]) if found.get(name) != here.get(name)]
     if different or not known:
+        names = ", ".join(different) if known else "format"
         raise ModelError(
-            f"{file}: is the checkpoint of another run (different: {', '.join(different) or 'format'}). Remove it to "
-            "train from the start, or give another output."
+            f"{file}: is the checkpoint of another run (different: {names}). Remove it to train from the start, or "
+            "give another output."
         )
     return Checkpoint(fingerprint, header, tensors)
 
 
 def _hashes(fingerprint: Mapping[str, object]) -> dict[str, str]:
+    """A hash of each value; of a table, of each of its entries, so that a message can name the one that differs."""
+    values: dict[str, object] = {}
+    for name, value in fingerprint.items():
+        if isinstance(value, Mapping):
+            values.update({f"{name} {key}": entry for key, entry in value.items()})
+        else:
+            values[name] = value
     return {
         name: hashlib.sha256(json.dumps(value, sort_keys=True, default=dict).encode()).hexdigest()[:16]
-        for name, value in fingerprint.items()
+        for name, value in values.items()
     }

@@ -111,6 +111,9 @@ def predict(
     times: list[float] = []
     for first in range(0, len(frames), batch):
         tensors = pad_frames(frames[first : first + batch])
+        if first == 0:
+            # Pays for what is set up once, and is not timed: a first call of a process may compile for half a minute.
+            correction.evaluate(*tensors)
         start = time.perf_counter()
         result = correction.evaluate(*tensors)
         results.append((_numpy(result.energies), _numpy(result.qm_gradients), _numpy(result.mm_gradients)))
@@ -127,7 +130,6 @@ def predict(
             energies, qm_gradients = energies + base.energies, qm_gradients + base.qm_gradients
             mm_gradients = [a + b for a, b in zip(mm_gradients, base.mm_gradients, strict=True)]
         members.append(Predictions(energies, qm_gradients, tuple(mm_gradients)))
-    # The first batch also pays for whatever torch sets up.
     return CommitteePredictions.from_members(members, float(np.median(times)))
 
 

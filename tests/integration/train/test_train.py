@@ -123,6 +123,7 @@ def test_a_model_with_all_that_stands_beside_it(work, capsys, made):
     assert (info.target, info.n_members) == ("delta", 2)
     assert info.level == made.training.settings.level
     assert info.provenance["dataset"] == "train.h5"
+    assert info.provenance["qm_region"] == "H2 O, charge +0"
     baseline, model = info.provenance["metrics"]["rows"]
     # What is to be learned is smooth: some epochs take most of the error away.
     assert model["qm_gradients"]["rmse"] < 0.6 * baseline["qm_gradients"]["rmse"]
@@ -224,6 +225,18 @@ def test_labels_of_other_settings_are_refused(work, capsys, made):
         assert "was made with other settings" in capsys.readouterr().err
         assert work.run("-q", "--test", work.folder / "other.h5") == 1
         assert "other.h5 was made with other settings" in capsys.readouterr().err
+
+
+def test_labels_of_another_qm_region_say_so(work, capsys, made):
+    # Its elements, and with them its baseline, are others as well: the cause comes first.
+    training = made.training
+    system = replace(training.system, qm_charge=training.system.qm_charge - 2)
+    settings = replace(training.settings, baseline={**training.settings.baseline, "highest_shells": {"S": 2}})
+    write_dataset(work.folder / "other.h5", replace(training, system=system, settings=settings))
+    assert work.run("-q", dataset="other.h5") == 1
+    error = capsys.readouterr().err
+    assert "QM region" in error
+    assert "charge -2 there, and" in error
 
 
 def test_dropped_mm_gradients_are_not_learned(work, capsys, made):

@@ -1,10 +1,16 @@
+import resource
+import signal
+from pathlib import Path
+
 import numpy as np
 import pytest
+from ase import Atoms
 from ase.io import read
 
 from deltaqmmm.cli.evaluate import evaluate_frames, write_whole
 from deltaqmmm.cli.frames import Frame
-from deltaqmmm.errors import FrameError
+from deltaqmmm.cli.output import check_output
+from deltaqmmm.errors import FrameError, InputError, OutputError
 from deltaqmmm.units import BOHR_IN_ANGSTROM, HARTREE_IN_ELECTRONVOLT
 
 FIXED = np.array([9.0, 0.4, 0.1])
@@ -100,3 +106,38 @@ def test_a_link_is_followed_and_kept(tmp_path, springs, three_atoms):
     write_whole(link, evaluate_frames(frames(1), springs, three_atoms, FIXED, 1))
     assert link.is_symlink()
     assert target.read_text().startswith("3\n")
+
+
+def test_a_full_disk_names_the_output_and_leaves_nothing(tmp_path):
+    output = tmp_path / "out.xyz"
+    output.write_text("as before")
+    atoms = Atoms("H2", positions=[[0.0, 0.0, 0.0], [0.0, 0.0, 0.7]])
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+        with pytest.raises(OutputError, match=r"out\.xyz: cannot be written \(File too large\)"):
+            write_whole(output, [atoms] * 500)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert output.read_text() == "as before"
+    assert list(tmp_path.iterdir()) == [output]
+
+
+def test_errors_of_the_frames_stay_what_they_are(tmp_path):
+    def broken():
+        yield Atoms("H")
+        raise FileNotFoundError("of the input")
+
+    with pytest.raises(FileNotFoundError, match="of the input"):
+        write_whole(tmp_path / "out.xyz", broken())
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="a folder that not even root can write in")
+def test_a_place_that_cannot_be_written_is_refused_before_anything_is_computed(tmp_path):
+    with pytest.raises(InputError, match=r"/proc/out\.xyz: nothing can be written in its folder /proc"):
+        check_output(Path("/proc/out.xyz"))
+    check_output(tmp_path / "out.xyz")
+    assert not list(tmp_path.iterdir())
