@@ -83,7 +83,8 @@ class Potential:
         self.virial = virial
         self.seconds: Mapping[str, float] = {}
         self._mm = mm
-        self._qm_side = QMSide(embedding, qm, correction, committee, virial=virial, device=device)
+        masses = system.masses[system.qm_atoms]
+        self._qm_side = QMSide(embedding, qm, correction, committee, masses, virial=virial, device=device)
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="mm")
         self._cells: FloatArray | None = None
 
@@ -105,11 +106,12 @@ class Potential:
         Returns:
             Energies, the terms "mm", "dftb" and "correction" that are computed (their sum is the energy), forces, and
             strain derivatives where `virial` is set. As extras, with DFTB: "qm_charges" (B, n_qm), "qm_dipole" (B, 3)
-            and "scc_iterations" (B,). With a correction of C > 1 members: "committee_energy_spread" (B,), their sample
-            standard deviation, hartree, and "committee_force_spread" (B,), hartree/bohr (see
-            `committee.force_spreads`); where it may fade, "correction_scale" (B,); with `committee.extras`,
-            "committee_pot" (B, C), "committee_force" (B, C, N, 3) and "committee_virial" (B, C, 3, 3), the virial with
-            i-PI's sign and orientation: whole energies, every other term that is computed included.
+            about the centre of mass of the QM region, and "scc_iterations" (B,). With a correction of C > 1 members:
+            "committee_energy_spread" (B,), their sample standard deviation, hartree, and "committee_force_spread"
+            (B,), hartree/bohr (see `committee.force_spreads`); where it may fade, "correction_scale" (B,); with
+            `committee.extras`, "committee_pot" (B, C), "committee_force" (B, C, N, 3) and "committee_virial"
+            (B, C, 3, 3), the virial with i-PI's sign and orientation: whole energies, every other term that is
+            computed included.
 
         Raises:
             FrameError: Wrong shapes, non-finite or singular input, colliding atoms, or a cell that changes although the

@@ -107,6 +107,7 @@ class QMSide:
         qm: QMEngine | None,
         correction: Correction | None,
         committee: CommitteeSettings,
+        masses: FloatArray,
         *,
         virial: bool,
         device: torch.device | str,
@@ -118,6 +119,7 @@ class QMSide:
             qm: The QM region.
             correction: What is learned on top of it, or instead of it.
             committee: What is made of the members of the correction.
+            masses: Of the n QM atoms, shape (n,), in any unit: dipoles are taken about the centre of mass.
             virial: Compute strain derivatives.
             device: Where all of it computes.
         """
@@ -127,6 +129,7 @@ class QMSide:
         self._committee = committee
         self._virial = virial
         self._device = torch.device(device)
+        self._mass_shares = torch.as_tensor(masses / masses.sum(), dtype=torch.float64, device=self._device)
         self._at_once: int | None = None
 
     def evaluate(self, positions: FloatArray, cells: FloatArray | None) -> QMSideResult:
@@ -200,7 +203,7 @@ class QMSide:
             qm = self._qm.evaluate(frames.qm_positions.detach(), frames.potentials.detach())
             by_qm, by_potential = qm.gradients, qm.charges
             terms["dftb"] = _numpy(qm.energies)
-            extras["qm_charges"], extras["qm_dipole"] = _numpy(qm.charges), _numpy(qm.dipoles)
+            extras["qm_charges"], extras["qm_dipole"] = _numpy(qm.charges), _numpy(self._dipoles(frames, qm))
             extras["scc_iterations"] = qm.iterations.cpu().numpy()
             seconds["dftb"] = time.perf_counter() - start
         if self._correction is not None:
@@ -220,6 +223,12 @@ class QMSide:
         strain_derivatives = None if by_strain is None else _numpy(by_strain)
         seconds["embedding"] += time.perf_counter() - start
         return QMSideResult(forces, strain_derivatives, terms, extras, members, seconds)
+
+    def _dipoles(self, frames: EmbeddedFrames, qm: QMResult) -> Tensor:
+        """About the centre of mass, shape (B, 3): that of a charged region would change as it moves through the box."""
+        centres = torch.einsum("a,bax->bx", self._mass_shares, frames.qm_positions.detach().to(self._mass_shares))
+        charges = qm.charges.to(centres).sum(dim=1, keepdim=True)
+        return qm.dipoles.to(centres) - charges * centres
 
     def _correct(self, correction: Correction, frames: EmbeddedFrames) -> Committee:
         result = correction.evaluate(

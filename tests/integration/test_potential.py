@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from deltaqmmm.dftb import DFTBEngine, DFTBSettings
+from deltaqmmm.dftb.engine import DFTBResult
 from deltaqmmm.embedding import CutoffEmbedding, CutoffSettings
 from deltaqmmm.errors import FrameError, NonFiniteError
 from deltaqmmm.mm import OpenMMEngine, OpenMMSettings
@@ -29,6 +30,24 @@ class NoMM:
     def evaluate(self, positions, cells=None):
         zero = np.zeros(len(positions))
         return Evaluation(zero, np.zeros_like(positions), np.zeros((len(positions), 3, 3)), {"mm": zero})
+
+
+class Anion:
+    """Charges that do not change, -1 e in all, with a dipole about the origin."""
+
+    device = torch.device("cpu")
+    charges = torch.linspace(-0.3, 0.3, N_QM, dtype=torch.float64) - 1.0 / N_QM
+
+    def evaluate(self, positions, potentials):
+        return DFTBResult(
+            energies=torch.zeros(len(positions), dtype=torch.float64),
+            gradients=torch.zeros_like(positions),
+            charges=self.charges.expand(len(positions), -1),
+            dipoles=self.charges @ positions,
+            iterations=torch.ones(len(positions), dtype=torch.int64),
+            terms={},
+            screening=None,
+        )
 
 
 class Box:
@@ -219,3 +238,14 @@ def test_non_finite_results_and_inputs_are_errors(box):
         box.evaluate(box.potential(NoMM()), broken)
     with pytest.raises(FrameError):
         box.potential(NoMM()).evaluate(np.zeros((1, 3, 3)), box.positions[None])
+
+
+def test_dipole_of_a_charged_region_is_about_its_centre_of_mass(box):
+    """It does not change as the region moves through the box, or is wrapped."""
+    potential = Potential(box.system, NoMM(), box.embedding, Anion())
+    wrapped = box.positions.copy()
+    wrapped[3] += box.cell[0]
+    found = box.evaluate(potential, box.positions, box.positions + 30.0, wrapped).extras["qm_dipole"]
+    qm, masses = box.positions[:N_QM], box.system.masses[:N_QM]
+    expected = Anion.charges.numpy() @ (qm - masses @ qm / masses.sum())
+    np.testing.assert_allclose(found, np.tile(expected, (3, 1)), atol=1e-10)
