@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from deltaqmmm.cli.console import formula, table
+from deltaqmmm.errors import InputError
 from deltaqmmm.units import ANGSTROM, KJ_PER_MOL
 
 if TYPE_CHECKING:
@@ -40,6 +41,8 @@ def add_parser(commands: Any, parents: Sequence[argparse.ArgumentParser]) -> Non
 
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
+    if not options.file.is_file():
+        raise InputError(f"{options.file}: there is no such file; give a dataset (.h5) or a model (.safetensors).")
     if options.file.suffix.lower() == ".safetensors":
         show_model(options.file)
     else:
@@ -108,7 +111,11 @@ def model_overview(model: CommitteeModel) -> list[tuple[str, str]]:
         rows.append(("made with", _inline(trained)))
     training = info.provenance.get("training")
     if isinstance(training, Mapping):
-        rows.append(("training", _inline(training)))
+        shown = dict(training)
+        if "mm_gradient_cutoff" in shown:
+            # In bohr there; in the configuration it is in angstrom.
+            shown["mm_gradient_cutoff_angstrom"] = f"{shown.pop('mm_gradient_cutoff') / ANGSTROM:g}"
+        rows.append(("training", _inline(shown)))
     return rows
 
 
