@@ -8,6 +8,7 @@ run(folder, input="beads.xml")       # flags of the command
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ from deltaqmmm.cli.main import main
 from tests.integration.ipi.server import environment, unique_name
 
 INPUTS = Path(__file__).resolve().parents[3] / "ipi_inputs"
+MODEL = INPUTS.parent / "examples" / "uracil_water" / "delta.safetensors"
 PATIENCE = 300.0
 
 
@@ -46,6 +48,17 @@ def make(case, tmp_path, system="small", *, name=None, every=1, **options):
         for file in folder.glob("*.xml"):
             set_strides(file, every)
     return folder
+
+
+def make_corrected(case, tmp_path, **options):
+    """The same with the model of the worked example, for the small system with the dispersion that it was trained
+    with."""
+    system = Path(tmp_path) / "with_dispersion"
+    if not system.is_dir():
+        shutil.copytree(INPUTS / "small", system)
+        config = system / "config.toml"
+        config.write_text(config.read_text().replace('dispersion = "none"', 'dispersion = "d3bj"'))
+    return make(case, tmp_path, system, model=MODEL, **options)
 
 
 def set_strides(file, every):

@@ -9,9 +9,8 @@ from deltaqmmm.analysis.outputs import bead_files, read_extras, read_properties,
 from deltaqmmm.config import read_config
 from deltaqmmm.config.loading import load_potential
 from deltaqmmm.units import ANGSTROM
-from tests.integration.inputs.case import INPUTS, make, run
+from tests.integration.inputs.case import make_corrected, run
 
-MODEL = INPUTS.parent / "examples" / "uracil_water" / "delta.safetensors"
 BEADS, STEPS = 3, 4
 # hartree/bohr: trajectories have six digits, which is 5e-5 angstrom, and bonds are stiff.
 ROUNDING = 2e-4
@@ -19,9 +18,7 @@ FORCES = "<trajectory filename='forces' stride='1' format='xyz'> forces </trajec
 
 
 def prepared(tmp_path, name="contraction"):
-    folder = make("contraction", tmp_path, name=name, model=MODEL, beads=BEADS)
-    config = folder / "config.toml"
-    config.write_text(config.read_text().replace('dispersion = "none"', 'dispersion = "d3bj"'))
+    folder = make_corrected("contraction", tmp_path, name=name, beads=BEADS)
     for file in folder.glob("*.xml"):
         text = file.read_text().replace("<simulation ", "<simulation floatformat='%25.16e' ")
         file.write_text(text.replace("</properties>", f"</properties> {FORCES}", 1))
@@ -41,7 +38,7 @@ def terms(folder, *names):
 
 
 def test_new_gives_the_contracted_socket_its_own_batch(tmp_path):
-    folder = make("contraction", tmp_path, name="eight", model=MODEL, beads=8)
+    folder = make_corrected("contraction", tmp_path, name="eight", beads=8)
     sizes = re.findall(r"<batch_size>\s*(\d+)", (folder / "input.xml").read_text())
     assert sizes == ["8", "4"]
     assert re.findall(r"<batch_size>\s*(\d+)", (folder / "mts.xml").read_text()) == ["8", "8"]

@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 
 from deltaqmmm.analysis.outputs import read_extras, read_properties
-from tests.integration.inputs.case import INPUTS, make, run
+from tests.integration.inputs.case import make_corrected, run
 from tests.physics.studies import load
 
-MODEL = INPUTS.parent / "examples" / "uracil_water" / "delta.safetensors"
 SIGMA_B, ALPHA, STEPS, BEADS = 0.5, 4.0, 4, 2  # kJ/mol: so small that the weight is felt
 KJ_PER_MOL = 1.0 / 2625.4996
 ELEMENT = "<{0} units='kiloj/mol'> {1} </{0}>"
@@ -17,9 +16,7 @@ ELEMENT = "<{0} units='kiloj/mol'> {1} </{0}>"
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    folder = make("weighted_baseline", tmp_path_factory.mktemp("runs"), model=MODEL, beads=BEADS)
-    config = folder / "config.toml"
-    config.write_text(config.read_text().replace('dispersion = "none"', 'dispersion = "d3bj"'))
+    folder = make_corrected("weighted_baseline", tmp_path_factory.mktemp("runs"), beads=BEADS)
     file = folder / "input.xml"
     text = file.read_text()
     assert text.count(f"<batch_size> {BEADS} </batch_size>") == 2
