@@ -14,6 +14,7 @@ from functools import lru_cache
 import numpy as np
 
 from deltaqmmm.errors import FrameError
+from deltaqmmm.mm.image_loops import place
 from deltaqmmm.periodic import make_whole, minimum_image_shifts, reduce_cell
 from deltaqmmm.results import FloatArray, IntArray
 from deltaqmmm.system import components, spanning_forest
@@ -103,10 +104,6 @@ def _lower_triangular(cell: FloatArray) -> StandardCell:
     return StandardCell(reduce_box(np.tril(triangular.T * signs)), orthogonal * signs)
 
 
-_STRAY = 0.5
-"""How far, in cell lengths, a molecule may leave the home cell before it is moved back."""
-
-
 class Imager:
     """Makes the molecules of frames whole and keeps each in or near the home cell.
 
@@ -132,7 +129,8 @@ class Imager:
         edges = [*bonds, *joining]
         molecules = components(n_atoms, edges)
         _, self._roots = np.unique(molecules, return_index=True)
-        self._molecules = molecules
+        self._roots = self._roots.astype(np.int64)
+        self._molecules = np.ascontiguousarray(molecules, dtype=np.int64)
         self._tree = spanning_forest(edges, self._roots.tolist())
         self._bonds: IntArray = np.concatenate(self._tree) if self._tree else np.zeros((0, 2), dtype=np.int64)
         in_tree = {tuple(sorted(pair)) for level in self._tree for pair in level.tolist()}
@@ -156,21 +154,23 @@ class Imager:
         Raises:
             FrameError: A molecule is bonded to its own periodic image.
         """
-        # i-PI keeps molecules whole unless it wraps atoms: mostly there is nothing to do.
-        whole = positions.copy() if self._is_whole(positions, box) else make_whole(positions[None], box, self._tree)[0]
-        roots = whole.take(self._roots, axis=0) @ _inverse(np.ascontiguousarray(box).tobytes())
-        shifts = np.floor(roots) if self._last is None else np.rint(roots - self._last)
-        stray = np.any(np.abs(roots - shifts - 0.5) > 0.5 + _STRAY, axis=1)
-        shifts[stray] = np.floor(roots[stray])
-        self._last = roots - shifts
-        if shifts.any():
-            whole -= (shifts @ box).take(self._molecules, axis=0)
-        self._check_closures(whole, box)
-        return whole
+        found, shifts = np.empty(positions.shape), np.empty((len(self._roots), 3))
+        remembers = self._last is not None
+        last = self._last if self._last is not None else np.empty(shifts.shape)
+        molecules, safe_square = (self._roots, self._molecules), reduce_cell(box).safe_radius ** 2
+        inverse = _inverse(np.ascontiguousarray(box).tobytes())
 
-    def _is_whole(self, positions: FloatArray, box: FloatArray) -> bool:
-        """Whether every bond of the tree is so short that it can only be the shortest image."""
-        return _are_short(positions, self._bonds, box)
+        def placed(atoms: FloatArray, longest: float) -> bool:
+            # The loops are compiled for arrays that may be written to and have no gaps.
+            given = np.require(atoms, np.float64, ["C", "W"]), np.array(box), np.array(inverse)
+            return place(*given, molecules, self._bonds, longest, remembers, last, shifts, found)
+
+        # i-PI keeps molecules whole unless it wraps atoms: mostly there is nothing to do.
+        if not placed(positions, safe_square):
+            placed(make_whole(positions[None], box, self._tree)[0], np.inf)
+        self._last = last
+        self._check_closures(found, box)
+        return found
 
     def _check_closures(self, whole: FloatArray, box: FloatArray) -> None:
         """Refuse networks that span the cell: no choice of images makes them whole."""
