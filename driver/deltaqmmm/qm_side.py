@@ -1,8 +1,8 @@
 """The QM side of the potential: DFTB and the learned correction in their embedding, with all derivatives.
 
 The DFTB engine gives its gradient at fixed external potential and dE/dphi, the Mulliken charges; the correction gives
-its partial gradients with respect to positions and effective charges. Automatic differentiation of the embedding joins
-them, so that the chain rule through potentials and group weights reaches every atom. A batch that is too large for the
+its partial gradients with respect to positions and effective charges. The way back through the embedding joins them,
+so that the chain rule through potentials and group weights reaches every atom. A batch that is too large for the
 memory of the device is computed in parts.
 """
 

@@ -6,13 +6,18 @@ import argparse
 import shlex
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from deltaqmmm.cli.output import positive_integer, positive_number
 from deltaqmmm.errors import InputError
+
+if TYPE_CHECKING:
+    # Not loaded for --help.
+    from deltaqmmm.cases import BuiltSystem, Case
+    from deltaqmmm.ipi.simulation import Simulation
 
 DESCRIPTION = """\
 Copy a case, a simulation that is ready to run, for a system of your own.
@@ -72,7 +77,7 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _make(options: argparse.Namespace, case: Any) -> None:  # noqa: ANN401 - a Case, which is not loaded for --help
+def _make(options: argparse.Namespace, case: Case) -> None:
     """Make the folder: all of it, checked, or nothing."""
     from deltaqmmm.build.ipi_input import socket_name
     from deltaqmmm.cases import Values, check_options, make_folder, read_system
@@ -116,7 +121,7 @@ def _make(options: argparse.Namespace, case: Any) -> None:  # noqa: ANN401 - a C
         _report(options, case, missing)
 
 
-def check_correction(folder: Path, system: Any, model: Path | None) -> None:  # noqa: ANN401 - a BuiltSystem
+def check_correction(folder: Path, system: BuiltSystem, model: Path | None) -> None:
     """A model that `deltaqmmm run` would refuse is refused here, with the names of the user's files.
 
     Args:
@@ -138,7 +143,7 @@ def check_correction(folder: Path, system: Any, model: Path | None) -> None:  # 
 def check_new(
     folder: Path,
     inputs: Sequence[Path],
-    check_plumed: Any,  # noqa: ANN401 - a function of run_checks
+    check_plumed: Callable[[Simulation, Path], None],
     missing: Sequence[str] = (),
 ) -> None:
     """What `deltaqmmm run` would refuse is refused here, but for start files that the user is told to make."""
@@ -166,7 +171,7 @@ def _check_target(folder: Path) -> None:
         raise InputError(f"The folder {folder} exists and is not empty. Give another name.")
 
 
-def _report(options: argparse.Namespace, case: Any, missing: Sequence[str]) -> None:  # noqa: ANN401 - a Case
+def _report(options: argparse.Namespace, case: Case, missing: Sequence[str]) -> None:
     from deltaqmmm.cases import EDIT_MARK
 
     folder = shlex.quote(str(options.folder))
@@ -181,5 +186,5 @@ def _report(options: argparse.Namespace, case: Any, missing: Sequence[str]) -> N
         print(f"Remove the line '{EDIT_MARK} ...' of a file when it is done.")
     readme = shlex.quote(str(options.folder / "README.md"))
     print(f"{'Then run' if first else 'Run'} it with `deltaqmmm run {folder}`; {readme} says what to look at.")
-    for file in case.inputs()[1:]:
-        print(f"Also: `deltaqmmm run {folder} --input {shlex.quote(file.name)}`")
+    for other in case.inputs()[1:]:
+        print(f"Also: `deltaqmmm run {folder} --input {shlex.quote(other.name)}`")
