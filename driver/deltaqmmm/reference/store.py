@@ -89,14 +89,15 @@ class LabelStore:
 
     def add(self, frame: LabelledFrame) -> None:
         """Keep a labelled frame; it is safe on disk when this returns."""
-        write_dataset(self._part(frame.identity), self._empty.with_frames([frame], []))
+        # Noted before it is written: after an interruption in mid-write `join` has it all the same.
         self._frames[frame.identity] = frame
         self._failures.pop(frame.identity, None)
+        write_dataset(self._part(frame.identity), self._empty.with_frames([frame], []))
 
     def add_failure(self, failure: Failure) -> None:
         """Keep the reason why a frame was passed over."""
-        write_dataset(self._part(failure.identity), self._empty.with_frames([], [failure]))
         self._failures[failure.identity] = failure
+        write_dataset(self._part(failure.identity), self._empty.with_frames([], [failure]))
 
     def join(self, order: list[str]) -> Dataset:
         """Write all that is done to the output.

@@ -51,6 +51,25 @@ def test_what_was_finished_before_a_kill_is_there_again(output, empty):
         assert not list(store.folder.glob(".*part"))
 
 
+@pytest.mark.parametrize("written", [False, True])
+def test_an_interruption_while_a_frame_is_kept(output, empty, monkeypatch, written):
+    """Before its part is on disk or just after: the frame is in what is joined then."""
+
+    def interrupted(*arguments):
+        if written:
+            write_dataset(*arguments)
+        raise KeyboardInterrupt
+
+    with LabelStore(output, empty) as store:
+        for keep, content in ((store.add, FRAMES[0]), (store.add_failure, FAILURE)):
+            with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+                patch.setattr("deltaqmmm.reference.store.write_dataset", interrupted)
+                keep(content)
+        joined = store.join(IDS)
+    assert [frame.identity for frame in joined.frames] == IDS[:1]
+    assert joined.failures == (FAILURE,)
+
+
 def test_a_kill_between_joining_and_removing_doubles_nothing(output, empty):
     with LabelStore(output, empty) as store:
         store.add(FRAMES[0])
