@@ -14,7 +14,6 @@ from itertools import pairwise
 from typing import Any, TypeVar
 
 import numpy as np
-import torch
 
 _Found = TypeVar("_Found")
 _Arrays = TypeVar("_Arrays", bound=tuple[Any, ...])
@@ -31,13 +30,19 @@ def choose_threads(count: int, *, compiled: bool) -> None:
         compiled: Whether all its work is done by compiled loops: these get all threads, and torch, which only does
             what is left, one. Otherwise torch gets them too.
     """
+    import torch  # only here and below: processes that share out frames alone are there sooner without it
+
     _chosen[:] = [count] if compiled else []
     torch.set_num_threads(1 if compiled else count)
 
 
 def threads_of_loops() -> int:
     """How many threads compiled loops have: what was chosen, or as many as torch has."""
-    return _chosen[0] if _chosen else torch.get_num_threads()
+    if _chosen:
+        return _chosen[0]
+    import torch
+
+    return torch.get_num_threads()
 
 
 def side_by_side(work: Callable[[slice], _Found], n_frames: int, threads: int) -> list[_Found]:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
+from functools import cache
+
 import openmm
 
 from deltaqmmm.errors import ConfigError
+from deltaqmmm.mm.partition import uses_ewald
 from deltaqmmm.mm.settings import OpenMMSettings
 
 _AUTOMATIC_ORDER = ("CUDA", "HIP", "OpenCL", "CPU", "Reference")
+_MESH_VARIABLE = "OPENMM_CPU_THREADS"
 _WITH_PRECISION = ("CUDA", "HIP", "OpenCL")
 
 
@@ -59,8 +64,40 @@ def _open(system: openmm.System, settings: OpenMMSettings, name: str) -> openmm.
         properties["DeterministicForces"] = "true" if settings.deterministic else "false"
     if name == "CPU" and settings.threads is not None:
         properties["Threads"] = str(settings.threads)
+        if uses_ewald(system):
+            _fix_mesh_threads(settings.threads)
     try:
         # The integrator is never stepped; a context must have one.
         return openmm.Context(system, openmm.VerletIntegrator(0.001), platform, properties)
     except openmm.OpenMMException as error:
         raise ConfigError(f"OpenMM platform '{name}' does not start: {error}") from error
+
+
+@cache
+def _fix_mesh_threads(threads: int) -> None:
+    """Let the Ewald mesh of the CPU platform have so many threads, and not one for each core of the machine.
+
+    OpenMM asks the environment for their number when a process first needs a mesh, and never again.
+    """
+    system = openmm.System()
+    force = openmm.NonbondedForce()
+    force.setNonbondedMethod(openmm.NonbondedForce.PME)
+    force.setCutoffDistance(0.5)
+    force.setPMEParameters(5.0, 8, 8, 8)
+    positions = [openmm.Vec3(0.0, 0.0, 0.0), openmm.Vec3(0.5, 0.5, 0.5)]
+    for charge in (1.0, -1.0):
+        system.addParticle(1.0)
+        force.addParticle(charge, 0.3, 0.0)
+    system.addForce(force)
+    before = os.environ.get(_MESH_VARIABLE)
+    os.environ[_MESH_VARIABLE] = str(threads)
+    try:
+        platform = openmm.Platform.getPlatformByName("CPU")
+        context = openmm.Context(system, openmm.VerletIntegrator(0.001), platform, {"Threads": "1"})
+        context.setPositions(positions)
+        context.getState(getEnergy=True)
+    finally:
+        if before is None:
+            del os.environ[_MESH_VARIABLE]
+        else:
+            os.environ[_MESH_VARIABLE] = before

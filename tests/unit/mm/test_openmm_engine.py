@@ -93,7 +93,7 @@ def test_box_is_the_whole_minus_the_uracil(box):
         water_free.addParticle(alone.getParticleMass(i))
     for force in alone.getForces():
         water_free.addForce(only_first(force, 12))
-    whole_positions = box.engine()._contexts.whole.imager(box.positions, box.cell)
+    whole_positions = box.engine()._alone._imager(box.positions, box.cell)
     set_mesh(whole, box.cell.diagonal() / NANOMETRE)
     expected = openmm_energy(whole, whole_positions, box.cell) - openmm_energy(water_free, whole_positions[:12])
     assert box.evaluate().energies[0] == pytest.approx(expected, abs=1e-9)

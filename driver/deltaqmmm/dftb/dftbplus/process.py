@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import shutil
-import signal
-import socket
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 from pathlib import Path
 
+from deltaqmmm.companions import Companion, ending
 from deltaqmmm.dftb.dftbplus import worker
 from deltaqmmm.dftb.dftbplus.library import Library
 from deltaqmmm.dftb.dftbplus.snapshot import Snapshot
@@ -103,12 +98,10 @@ class Worker:
 
     def __init__(self, setup: Setup) -> None:
         """Start the process without waiting for it."""
-        self._owner = os.getpid()
         self.folder = Path(tempfile.mkdtemp(prefix="deltaqmmm_dftbplus_"))
         self.ready = False
         self.deadline = time.monotonic() + START_SECONDS
         self.memory_at_first: int | None = None
-        here, there = socket.socketpair()
         try:
             with_it = []
             if setup.snapshot is not None:
@@ -116,23 +109,18 @@ class Worker:
                 with_it.append(str(setup.snapshot.folder))
             (self.folder / worker.INPUT).write_text(setup.text)
             with (self.folder / "output.txt").open("ab") as output:
-                self.process = subprocess.Popen(
-                    # -P: the folder of the program, which is part of this package, is none to import from.
-                    [sys.executable, "-P", worker.__file__, str(there.fileno()), *with_it],
-                    stdin=subprocess.PIPE,
-                    stdout=output,
-                    stderr=subprocess.STDOUT,
-                    cwd=self.folder,
-                    env=os.environ | dict.fromkeys(THREAD_VARIABLES, str(setup.threads)),
-                    pass_fds=[there.fileno()],
+                self._companion = Companion(
+                    [worker.__file__],
+                    with_it,
+                    environment=dict.fromkeys(THREAD_VARIABLES, str(setup.threads)),
+                    folder=self.folder,
+                    output=output,
                 )
         except BaseException:
-            here.close()
             shutil.rmtree(self.folder, ignore_errors=True)
             raise
-        finally:
-            there.close()
-        self.connection = Connection(here.detach())
+        self.connection = self._companion.connection
+        self.process = self._companion.process
         with contextlib.suppress(OSError):
             self.connection.send({"library": str(setup.library.file), "module": str(setup.library.module)})
 
@@ -192,9 +180,7 @@ class Worker:
     def bury(self) -> Death:
         """How it ended; its traces are removed."""
         # The socket closes when the process ends, a moment before it can be waited for.
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self.process.wait(5.0)
-        status = self.process.poll()
+        status = self._companion.status(5.0)
         output = ""
         with contextlib.suppress(OSError):
             output = (self.folder / "output.txt").read_text(errors="replace")
@@ -203,14 +189,8 @@ class Worker:
 
     def end(self) -> None:
         """End the process; a calculation under way is dropped. A process forked from the owner leaves it alone."""
-        if os.getpid() != self._owner:
-            return
-        self.process.kill()
-        self.process.wait()
-        if self.process.stdin is not None:
-            self.process.stdin.close()
-        self.connection.close()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        if self._companion.end():
+            shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def _death(status: int | None, output: str) -> Death:
@@ -224,12 +204,8 @@ def _death(status: int | None, output: str) -> Death:
             message = before.rpartition("WARNING!")[2]
         words = " ".join(_message_lines(message))
         return Death(f'DFTB+ says "{words}"', by_dftbplus=True, cycles=cycles, residual=residual)
-    if status is not None and status < 0:
-        name = signal.Signals(-status).name
-        killed = " (by hand, or for want of memory)" if name == "SIGKILL" else ""
-        return Death(f"its process was ended by the signal {name}{killed}", by_dftbplus=False)
-    tail = " ".join(output.split()[-40:])
-    return Death(f"its process ended with status {status}" + (f": {tail}" if tail else ""), by_dftbplus=False)
+    tail = "" if status is not None and status < 0 else " ".join(output.split()[-40:])
+    return Death(ending(status) + (f": {tail}" if tail else ""), by_dftbplus=False)
 
 
 def _message_lines(message: str) -> Iterator[str]:

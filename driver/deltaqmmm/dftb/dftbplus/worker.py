@@ -1,9 +1,8 @@
-"""One instance of DFTB+ in a process of its own; a program that needs numpy and the module `dftbplus` alone.
+"""One instance of DFTB+ in a process of its own; a program that imports little, so that it starts at once.
 
-`python worker.py DESCRIPTOR [SNAPSHOT]`: `deltaqmmm.dftb.dftbplus.process` starts it, talks to it through the socket
-of that descriptor, and holds the other end of its standard input: when that closes, however its owner died, the
-process ends at once and removes its folder, and that of the snapshot of the user's input. DFTB+ ends the process when
-a calculation fails, with a message on standard output.
+`python worker.py DESCRIPTOR [SNAPSHOT]` is a companion (see `deltaqmmm.companions`) of what
+`deltaqmmm.dftb.dftbplus.process` runs in: when its owner dies it removes its folder, and that of the snapshot of the
+user's input. DFTB+ ends the process when a calculation fails, with a message on standard output.
 """
 
 from __future__ import annotations
@@ -16,8 +15,6 @@ import resource
 import shutil
 import signal
 import sys
-import threading
-from multiprocessing.connection import Connection
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -25,9 +22,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from deltaqmmm.companions import attend
+
 INPUT = "dftb_in.hsd"
-IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
-"""Signals that come to whole groups of processes; how this one ends is its owner's to say."""
 PROCESSED = "dftb_pin.hsd"
 """What DFTB+ understood of its input, with all defaults."""
 MAX_OUTPUT = 1 << 20
@@ -97,11 +94,8 @@ def main(descriptor: int, *folders: str) -> None:
         descriptor: Of the socket.
         folders: What is removed beside the current folder if the owner dies.
     """
-    for number in IGNORED:
-        signal.signal(number, signal.SIG_IGN)
-    watch = threading.Thread(target=_end_with_owner, args=((os.getcwd(), *folders),), daemon=True)
-    watch.start()
-    connection = Connection(descriptor)
+    ours = (os.getcwd(), *folders)
+    connection = attend(descriptor, lambda: _remove(ours))
     setup = connection.recv()
     try:
         instance = Instance(setup["library"], setup["module"])
@@ -122,8 +116,8 @@ def main(descriptor: int, *folders: str) -> None:
                 connection.send((*answer, memory()))
                 if os.fstat(1).st_size > MAX_OUTPUT:
                     os.ftruncate(1, 0)
-    # The owner has gone: the watch puts things in order.
-    watch.join()
+    # The owner has gone: what attends to that puts things in order, and ends the process.
+    signal.pause()
 
 
 def memory() -> int:
@@ -145,13 +139,9 @@ def load_module(file: str) -> ModuleType:
     return module
 
 
-def _end_with_owner(folders: tuple[str, ...]) -> None:
-    """Wait for the end of standard input in a thread: DFTB+ computes without Python's lock."""
-    while os.read(0, 1):
-        pass
+def _remove(folders: tuple[str, ...]) -> None:
     for folder in folders:
         shutil.rmtree(folder, ignore_errors=True)
-    os._exit(1)
 
 
 if __name__ == "__main__":

@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from deltaqmmm.companions import IGNORED
 from deltaqmmm.dftb.dftbplus import pool as pool_module
 from deltaqmmm.dftb.dftbplus.hsd import Variation
 from deltaqmmm.dftb.dftbplus.library import Library
 from deltaqmmm.dftb.dftbplus.pool import NOT_COMPUTED, Pool
 from deltaqmmm.dftb.dftbplus.process import Answer, Death, Setup, Worker
 from deltaqmmm.dftb.dftbplus.retry import SaferSetups
-from deltaqmmm.dftb.dftbplus.worker import IGNORED
 from deltaqmmm.errors import ExternalToolError
 from tests.processes import ended
 from tests.unit.dftb.dftbplus import fake

@@ -1,0 +1,130 @@
+"""Processes that compute for this one, and end with it.
+
+`Companion` is such a process as its owner sees it. Both ends talk through a pair of sockets; beside them the owner
+holds the other end of the companion's standard input, and when that closes, however the owner died, the companion ends
+at once. Its program begins with `attend`. This module needs the standard library alone.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import IO
+
+IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
+"""Signals that come to whole groups of processes; how a companion ends is its owner's to say."""
+
+_SOURCES = str(Path(__file__).resolve().parents[1])
+
+
+class Companion:
+    """A process of this Python that serves the one that started it.
+
+    Args:
+        program: What the interpreter is told to run, as on its command line.
+        arguments: What follows the descriptor of the socket there.
+        environment: What differs from this process's environment.
+        folder: Where it runs; None for the folder of this process.
+        output: Where its standard output and standard error go; None for those of this process.
+        descriptors: What it inherits beside the socket.
+
+    Attributes:
+        connection: To it.
+        process: The process.
+    """
+
+    def __init__(
+        self,
+        program: Sequence[str],
+        arguments: Sequence[str] = (),
+        *,
+        environment: Mapping[str, str] | None = None,
+        folder: Path | None = None,
+        output: IO[bytes] | None = None,
+        descriptors: Sequence[int] = (),
+    ) -> None:
+        self._owner = os.getpid()
+        here, there = socket.socketpair()
+        # So that it finds this package wherever this process found it.
+        path = os.pathsep.join(filter(None, [_SOURCES, os.environ.get("PYTHONPATH", "")]))
+        try:
+            self.process = subprocess.Popen(
+                # -P: the folder of the program is none to import from.
+                [sys.executable, "-P", *program, str(there.fileno()), *arguments],
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=None if output is None else subprocess.STDOUT,
+                cwd=folder,
+                env={**os.environ, "PYTHONPATH": path, **(environment or {})},
+                pass_fds=[there.fileno(), *descriptors],
+            )
+        except BaseException:
+            here.close()
+            raise
+        finally:
+            there.close()
+        self.connection = Connection(here.detach())
+
+    def status(self, seconds: float) -> int | None:
+        """The exit status of a process whose socket has closed, or None if it does not end within that time."""
+        try:
+            return self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def end(self) -> bool:
+        """End the process; what it was computing is dropped. A process forked from the owner leaves it alone.
+
+        Returns:
+            Whether this is the owner.
+        """
+        if os.getpid() != self._owner:
+            return False
+        self.process.kill()
+        self.process.wait()
+        if self.process.stdin is not None:
+            self.process.stdin.close()
+        self.connection.close()
+        return True
+
+
+def attend(descriptor: int, at_the_end: Callable[[], None] | None = None) -> Connection:
+    """Begin as a companion.
+
+    Args:
+        descriptor: Of the socket to the owner.
+        at_the_end: What is done when the owner has gone, before the process ends.
+
+    Returns:
+        The connection to the owner.
+    """
+    for number in IGNORED:
+        signal.signal(number, signal.SIG_IGN)
+
+    def watch() -> None:
+        # In a thread of its own: what computes in the meantime leaves Python to others.
+        while os.read(0, 1):
+            pass
+        if at_the_end is not None:
+            at_the_end()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+    return Connection(descriptor)
+
+
+def ending(status: int | None) -> str:
+    """How a companion has ended, in words."""
+    if status is None or status >= 0:
+        return f"its process ended with status {status}"
+    name = signal.Signals(-status).name
+    return f"its process was ended by the signal {name}" + (
+        " (by hand, or for want of memory)" if name == "SIGKILL" else ""
+    )

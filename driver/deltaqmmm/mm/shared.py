@@ -1,0 +1,69 @@
+"""The frames of a batch, in memory that several processes have in common."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import tempfile
+import weakref
+
+import numpy as np
+
+from deltaqmmm.results import FloatArray
+
+_PER_FRAME = 1 + 9
+"""Numbers of a frame beside its positions and forces: the energy and the strain derivative."""
+
+
+class SharedFrames:
+    """Positions, energies, forces and strain derivatives of a batch.
+
+    The memory has no name: a process has it by inheriting its descriptor, and it is gone when all that have it end.
+
+    Args:
+        n_atoms: Number of atoms N.
+        descriptor: Of the memory that another process made; None makes some.
+
+    Attributes:
+        descriptor: Of the memory.
+        positions: Shape (B, N, 3), bohr.
+        forces: Shape (B, N, 3), hartree/bohr.
+        energies: Shape (B,), hartree.
+        strain_derivatives: Shape (B, 3, 3), hartree.
+    """
+
+    positions: FloatArray
+    forces: FloatArray
+    energies: FloatArray
+    strain_derivatives: FloatArray
+
+    def __init__(self, n_atoms: int, descriptor: int | None = None) -> None:
+        self._n_atoms = n_atoms
+        self._is_ours = descriptor is None
+        self.descriptor = _new_memory() if descriptor is None else descriptor
+        if self._is_ours:
+            weakref.finalize(self, os.close, self.descriptor)
+        self._n_frames = 0
+
+    def fit(self, n_frames: int) -> None:
+        """Make room for so many frames; what the arrays held is lost where their number changes."""
+        if n_frames == self._n_frames:
+            return
+        per_array = 3 * self._n_atoms * n_frames
+        size = 8 * (2 * per_array + _PER_FRAME * n_frames)
+        if self._is_ours and os.fstat(self.descriptor).st_size < size:
+            os.ftruncate(self.descriptor, size)
+        numbers: FloatArray = np.frombuffer(mmap.mmap(self.descriptor, size), dtype=np.float64)
+        edges = np.cumsum([per_array, per_array, n_frames])
+        positions, forces, self.energies, strain_derivatives = np.split(numbers, edges.tolist())
+        self.positions = positions.reshape(n_frames, self._n_atoms, 3)
+        self.forces = forces.reshape(n_frames, self._n_atoms, 3)
+        self.strain_derivatives = strain_derivatives.reshape(n_frames, 3, 3)
+        self._n_frames = n_frames
+
+
+def _new_memory() -> int:
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("deltaqmmm_frames")
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())

@@ -1,0 +1,175 @@
+"""Frames of a batch side by side, each in a process that has an OpenMM context of its own.
+
+OpenMM shares the work of one frame out among threads, which wait for each other several times per frame: with frames
+enough, a frame on each core is faster, and whatever else runs on a core delays one frame and not all threads. It takes
+processes: in one process all contexts have the same number of threads for the Ewald mesh, and Python's lock is one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection, wait
+
+from deltaqmmm.companions import Companion, ending
+from deltaqmmm.errors import DeltaqmmmError, ExternalToolError
+from deltaqmmm.mm.frames import FrameSystem
+from deltaqmmm.mm.imaging import StandardCell
+from deltaqmmm.mm.settings import OpenMMSettings
+from deltaqmmm.mm.shared import SharedFrames
+from deltaqmmm.results import FloatArray
+from deltaqmmm.threads import parts_of
+
+logger = logging.getLogger(__name__)
+
+_PROGRAM = ("-c", "from deltaqmmm.mm.worker import main; main()")
+
+
+def share_out(n_frames: int, threads: int) -> tuple[int, int]:
+    """How many frames are computed at a time, in as few turns as there can be, and with how many threads each.
+
+    Args:
+        n_frames: Frames of the batch.
+        threads: Threads in all.
+
+    Returns:
+        Two numbers whose product is at most `threads`; the second is a power of two where the first is not 1, so that
+        batches of many sizes share few kinds of processes.
+    """
+    turns = max(1, -(-n_frames // threads))
+    count = max(1, -(-n_frames // turns))
+    return (1, threads) if count == 1 else (count, 1 << ((threads // count).bit_length() - 1))
+
+
+@dataclass(eq=False)
+class _Share:
+    """Consecutive frames, the process that computes them, and whether another one died of them."""
+
+    companion: Companion
+    threads: int
+    frames: slice
+    again: bool = False
+
+
+class Workers:
+    """The processes of one system; they are started when a batch needs them, and none outlives this object.
+
+    Args:
+        frames: What they compute.
+        settings: Platform, precision, and whether the strain derivative is wanted; the threads are those of a batch.
+    """
+
+    def __init__(self, frames: FrameSystem, settings: OpenMMSettings) -> None:
+        self._frames, self._settings = frames, settings
+        self._shared: SharedFrames | None = None
+        self._started: dict[int, list[Companion]] = {}
+        self._finalizer = weakref.finalize(self, _end, self._started)
+
+    @property
+    def processes(self) -> list[int]:
+        """Identifiers of the processes that run."""
+        return [companion.process.pid for companions in self._started.values() for companion in companions]
+
+    def close(self) -> None:
+        """End all processes; further work starts new ones."""
+        _end(self._started)
+
+    def evaluate(
+        self, positions: FloatArray, cells: Sequence[StandardCell | None], count: int, threads: int
+    ) -> SharedFrames:
+        """Compute a batch.
+
+        Args:
+            positions: Atoms only, shape (B, N, 3), bohr.
+            cells: For each frame; None if the system is not periodic.
+            count: How many frames are computed at a time.
+            threads: Of each of them.
+
+        Returns:
+            The results; they stay until the next batch.
+
+        Raises:
+            DeltaqmmmError: What came of the first frame that failed; nothing goes on behind it.
+            ExternalToolError: Frames whose process has died twice.
+        """
+        shared = self._shared = self._shared or SharedFrames(positions.shape[1])
+        shared.fit(len(positions))
+        shared.positions[:] = positions
+        errors: dict[int, DeltaqmmmError] = {}
+        try:
+            companions = self._companions(count, threads)
+            shares = [
+                _Share(companion, threads, part)
+                for companion, part in zip(companions, parts_of(len(positions), count), strict=True)
+            ]
+            for share in shares:
+                _ask(share, cells)
+            while shares:
+                for share in _with_news(shares):
+                    try:
+                        failure = share.companion.connection.recv()
+                    except (EOFError, OSError):
+                        self._replace(share)
+                        _ask(share, cells)
+                        continue
+                    shares.remove(share)
+                    errors.update([] if failure is None else [failure])
+        except BaseException:
+            # Answers that are under way belong to no later batch.
+            self.close()
+            raise
+        if errors:
+            raise errors[min(errors)]
+        return shared
+
+    def _companions(self, count: int, threads: int) -> list[Companion]:
+        """So many of them; all that are missing start at the same time."""
+        started = self._started.setdefault(threads, [])
+        while len(started) < count:
+            started.append(self._start(threads))
+        return started[:count]
+
+    def _start(self, threads: int) -> Companion:
+        if self._shared is None:
+            self._shared = SharedFrames(len(self._frames.atom_particles))
+        descriptor = self._shared.descriptor
+        companion = Companion(_PROGRAM, [str(descriptor)], descriptors=[descriptor])
+        # One that has died at once shows itself when its answer is waited for.
+        with contextlib.suppress(OSError):
+            companion.connection.send((self._frames, replace(self._settings, threads=threads)))
+        return companion
+
+    def _replace(self, share: _Share) -> None:
+        """Another process for frames whose process has died."""
+        how = ending(share.companion.status(5.0))
+        share.companion.end()
+        started = self._started[share.threads]
+        place = started.index(share.companion)
+        del started[place]
+        if share.again:
+            raise ExternalToolError(
+                f"the MM term could not be computed: {how}, twice with the same frames. Each process has an OpenMM "
+                "context: with too little memory for all of them set threads under [mm] to a smaller number."
+            )
+        logger.warning("MM: %s. Its frames are computed once more.", how)
+        share.companion, share.again = self._start(share.threads), True
+        started.insert(place, share.companion)
+
+
+def _ask(share: _Share, cells: Sequence[StandardCell | None]) -> None:
+    with contextlib.suppress(OSError):
+        share.companion.connection.send((len(cells), share.frames.start, list(cells[share.frames])))
+
+
+def _with_news(shares: list[_Share]) -> list[_Share]:
+    of_connection = {share.companion.connection: share for share in shares}
+    return [of_connection[heard] for heard in wait(list(of_connection)) if isinstance(heard, Connection)]
+
+
+def _end(started: dict[int, list[Companion]]) -> None:
+    for companions in started.values():
+        while companions:
+            companions.pop().end()

@@ -1,0 +1,187 @@
+"""Frames side by side in processes: the same results, each its own; how threads are shared out; and who dies when."""
+
+import gc
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from deltaqmmm.errors import ExternalToolError, FrameError, NonFiniteError
+from deltaqmmm.mm.workers import share_out
+from tests.processes import ended, running
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.mark.parametrize(
+    ("threads", "n_frames", "expected"),
+    [
+        (1, 8, (1, 1)),  # one after the other
+        (4, 1, (1, 4)),
+        (3, 1, (1, 3)),
+        (4, 2, (2, 2)),
+        (4, 4, (4, 1)),
+        (4, 6, (3, 1)),  # two turns of three are no slower than of four
+        (7, 3, (3, 2)),
+        (2, 0, (1, 2)),
+    ],
+)
+def test_threads_are_shared_out(threads, n_frames, expected):
+    assert share_out(n_frames, threads) == expected
+
+
+def test_batches_of_many_sizes_share_processes():
+    found = [share_out(n_frames, 8) for n_frames in range(2, 40)]
+    assert all(count * threads <= 8 for count, threads in found)
+    assert {threads for _, threads in found} == {1, 2, 4}
+
+
+def test_other_platforms_start_no_process(box):
+    engine = box.engine(platform="Reference", threads=4)
+    engine.evaluate(np.stack([box.positions] * 2), np.stack([box.cell] * 2))
+    assert engine._workers.processes == []
+
+
+@pytest.fixture
+def engine(box):
+    engine = box.engine(platform="CPU", threads=2)
+    yield engine
+    engine._workers.close()
+
+
+def evaluated(engine, box, n_frames=4):
+    generator = np.random.default_rng(3)
+    frames = box.positions + 0.01 * generator.standard_normal((n_frames, *box.positions.shape))
+    return engine.evaluate(frames, np.stack([box.cell] * n_frames))
+
+
+def test_processes_are_kept_from_batch_to_batch(engine, box):
+    first = evaluated(engine, box)
+    processes = engine._workers.processes
+    assert len(processes) == 2
+    larger = evaluated(engine, box, 7)
+    assert engine._workers.processes == processes
+    np.testing.assert_allclose(larger.forces[:4], first.forces, atol=1e-6)
+    assert np.abs(larger.forces[6]).max() > 1e-3
+
+
+def test_the_ewald_mesh_has_no_more_threads_than_the_rest(box, monkeypatch):
+    """OpenMM would take one for each core of the machine, or what the environment says, in each process."""
+    found = []
+    for machine in ("1", "9"):
+        monkeypatch.setenv("OPENMM_CPU_THREADS", machine)
+        engine = box.engine(platform="CPU", threads=2)
+        evaluated(engine, box)
+        found.append([len(list(Path(f"/proc/{pid}/task").iterdir())) for pid in engine._workers.processes])
+        assert os.environ["OPENMM_CPU_THREADS"] == machine
+        engine._workers.close()
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("when", ["between", "computing"])
+def test_a_process_that_dies_is_replaced(engine, box, when, caplog):
+    expected = evaluated(engine, box)
+    before = engine._workers.processes
+    if when == "between":
+        os.kill(before[1], signal.SIGKILL)
+        found = evaluated(engine, box)
+    else:
+        os.kill(before[1], signal.SIGSTOP)
+        with ThreadPoolExecutor(1) as pool:
+            future = pool.submit(evaluated, engine, box)
+            time.sleep(0.3)
+            assert not future.done()
+            os.kill(before[1], signal.SIGKILL)
+            found = future.result(60.0)
+    after = engine._workers.processes
+    assert after[0] == before[0]
+    assert after[1] != before[1]
+    assert "was ended by the signal SIGKILL" in caplog.text
+    np.testing.assert_allclose(found.forces, expected.forces, atol=1e-6)
+
+
+def test_a_process_that_dies_twice_is_an_error(engine, box, monkeypatch):
+    evaluated(engine, box)
+    monkeypatch.setattr("deltaqmmm.mm.workers._PROGRAM", ("-c", "raise SystemExit(3)"))
+    os.kill(engine._workers.processes[0], signal.SIGKILL)
+    with pytest.raises(ExternalToolError, match="status 3, twice"):
+        evaluated(engine, box)
+    assert engine._workers.processes == []
+    monkeypatch.undo()
+    assert np.isfinite(evaluated(engine, box).energies).all()
+
+
+def test_no_process_outlives_the_engine(box):
+    engine = box.engine(platform="CPU", threads=2)
+    evaluated(engine, box)
+    processes = engine._workers.processes
+    del engine
+    gc.collect()
+    assert ended(processes)
+
+
+def test_no_process_outlives_a_kill(box, tmp_path):
+    """Whoever dies, and however: they compute for nobody."""
+    program = tmp_path / "owner.py"
+    program.write_text(OWNER)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "driver")])}
+    owner = subprocess.Popen([sys.executable, program], stdout=subprocess.PIPE, text=True, env=environment)
+    processes = [int(word) for word in owner.stdout.readline().split()]
+    try:
+        assert len(processes) == 2
+        assert all(map(running, processes))
+    finally:
+        owner.kill()
+        owner.communicate()
+    assert ended(processes, 20.0)
+
+
+OWNER = """
+import time
+from tests.unit.mm.conftest import load_case
+from tests.unit.mm.test_workers import evaluated
+
+box = load_case("uracil_box", range(12))
+engine = box.engine(platform="CPU", threads=2)
+evaluated(engine, box)
+print(*engine._workers.processes, flush=True)
+time.sleep(600.0)
+"""
+
+
+@pytest.mark.parametrize("virial", [False, True])
+def test_every_result_is_its_own_frame_s(box, virial):
+    """Against one frame after the other; molecules wrapped otherwise from frame to frame."""
+    generator = np.random.default_rng(3)
+    frames = box.positions + 0.05 * generator.standard_normal((5, *box.positions.shape))
+    frames += generator.integers(-2, 3, size=(5, 1, 3)) @ box.cell
+    cells = box.cell * (1.0 + 0.01 * np.arange(5))[:, None, None]
+    expected = box.engine(platform="CPU", threads=1, virial=virial)
+    engine = box.engine(platform="CPU", threads=3, virial=virial)
+    for _ in range(2):
+        found = engine.evaluate(frames, cells)
+        for frame in range(5):
+            single = expected.evaluate(frames[frame : frame + 1], cells[frame : frame + 1])
+            assert found.energies[frame] == pytest.approx(single.energies[0], abs=2e-6)
+            np.testing.assert_allclose(found.forces[frame], single.forces[0], atol=2e-6)
+            if virial:
+                np.testing.assert_allclose(found.strain_derivatives[frame], single.strain_derivatives[0], atol=5e-3)
+    assert len(set(np.round(found.energies, 4))) == 5
+
+
+def test_errors_name_the_frame(box):
+    engine = box.engine(platform="CPU", threads=2)
+    frames = np.stack([box.positions] * 4)
+    frames[2, 20] = frames[2, 40]
+    with pytest.raises(NonFiniteError, match=r"frame 2 "):
+        engine.evaluate(frames, np.stack([box.cell] * 4))
+    with pytest.raises(FrameError):
+        engine.evaluate(frames, np.stack([box.cell * 1.5] * 4))
+    good = engine.evaluate(frames[:2], np.stack([box.cell] * 2))
+    assert np.isfinite(good.energies).all()
