@@ -16,6 +16,7 @@ import numpy as np
 from openmm import app
 
 from deltaqmmm.errors import TopologyError
+from deltaqmmm.periodic import reduce_cell
 from deltaqmmm.results import FloatArray, IntArray
 from deltaqmmm.topology import Topology
 
@@ -90,6 +91,15 @@ class System:
         """Number of groups whose charge is not zero (ions, charged residues), which a cutoff truncates abruptly."""
         charges = np.bincount(self.site_groups, weights=self.site_charges, minlength=self.n_groups)
         return int((np.abs(charges) > CHARGED).sum())
+
+    def may_see_ions_twice(self, cell: FloatArray, outer: float) -> bool:
+        """Whether a charged group and an image of it can both be in a cutoff embedding.
+
+        Args:
+            cell: Lattice vectors as rows, shape (3, 3), bohr.
+            outer: Where the embedding ends, bohr.
+        """
+        return self.n_charged_groups > 0 and float(reduce_cell(cell).heights.min()) < 2.0 * outer
 
     @property
     def n_atoms(self) -> int:

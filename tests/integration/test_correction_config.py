@@ -155,7 +155,7 @@ def test_a_model_of_another_qm_region_of_the_same_elements_is_warned_of(make, mo
     assert ("trained on another QM region, C2 H3 N, charge +0" in text) == warned
 
 
-def test_a_charge_that_is_not_the_force_fields_is_warned_of(make):
+def test_a_charge_that_is_not_the_force_fields_is_warned_of(make, capsys):
     file = make(with_model=False)
     loaded = load_potential(read_config(file))
     assert "WARNING" not in describe(loaded)
@@ -163,6 +163,11 @@ def test_a_charge_that_is_not_the_force_fields_is_warned_of(make):
     loaded = load_potential(read_config(file))
     warning = "WARNING    the force field gives the QM region +0.00 e, and [qm] charge is -2:"
     assert warning in describe(loaded)
+    # Commands that do not print what they load say it too.
+    frames = file.with_name("frames.xyz")
+    frames.write_text(init_xyz(loaded.system.symbols, loaded.topology.positions[loaded.system.atom_particles], None))
+    assert main(["evaluate", str(file), str(frames), "-o", str(file.with_name("out.extxyz"))]) == 0
+    assert capsys.readouterr().err.count("WARNING: the force field gives the QM region +0.00 e") == 1
     # A topology in which the QM atoms have no charges at all says nothing about them.
     loaded.topology.charges[loaded.system.atom_particles[loaded.system.qm_atoms]] = 0.0
     assert "WARNING" not in describe(loaded)

@@ -16,7 +16,7 @@ from deltaqmmm.build.ipi_input import cell_parameters, init_xyz, input_xml, sock
 from deltaqmmm.build.minimise import Relaxed, density_g_per_cm3, relax
 from deltaqmmm.build.options import BuildOptions, BuildReport
 from deltaqmmm.build.source import SWITCH_WIDTH_ANGSTROM, Announce, Source, Stages, load_flexible, signed
-from deltaqmmm.build.write import config_toml, readme, write_rst7
+from deltaqmmm.build.write import EMBEDDING_OUTER_ANGSTROM, config_toml, readme, write_rst7
 from deltaqmmm.errors import InputError
 from deltaqmmm.system import System
 from deltaqmmm.topology import NonbondedSettings, Topology
@@ -178,8 +178,19 @@ def _report(
         socket_name=address,
         minimised_energy_kj_per_mol=None if minimised is None else minimised / KJ_PER_MOL,
         seconds=stages.seconds,
-        notes=source.notes,
+        notes=(*source.notes, *_ion_notes(system, relaxed)),
     )
+
+
+def _ion_notes(system: System, relaxed: Relaxed) -> list[str]:
+    """A word on ions in a cell that is small for the embedding."""
+    outer = EMBEDDING_OUTER_ANGSTROM
+    if relaxed.cell is None or not system.may_see_ions_twice(relaxed.cell, outer * ANGSTROM):
+        return []
+    return [
+        f"The cell is narrower than {2.0 * outer:g} angstrom: an ion may polarise the QM region together with its own "
+        "image. Take more water."
+    ]
 
 
 def _count_waters(topology: Topology) -> int:

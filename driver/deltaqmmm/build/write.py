@@ -47,10 +47,13 @@ platform = "CPU"                       # OpenMM platform: "CPU", "CUDA", "auto",
 {threads:<38} # CPU threads; 0: all that the driver is given
 """
 
-_CUTOFF_EMBEDDING = """\
+EMBEDDING_OUTER_ANGSTROM = 14.0
+"""How far the embedding of a new folder reaches."""
+
+_CUTOFF_EMBEDDING = f"""\
 kind = "cutoff"                        # MM molecules polarise the QM region by their distance from it:
 inner_angstrom = 12.0                  # fully up to here,
-outer_angstrom = 14.0                  # and, with a smooth switch, not at all beyond here
+outer_angstrom = {EMBEDDING_OUTER_ANGSTROM:<21} # and, with a smooth switch, not at all beyond here
 """
 _FULL_EMBEDDING = """\
 kind = "all"                           # no cutoff: every MM charge polarises the QM region

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from deltaqmmm.units import ANGSTROM
 from deltaqmmm.version import __version__
 
 if TYPE_CHECKING:
     from deltaqmmm.config import Config
     from deltaqmmm.config.correction import LoadedCorrection
     from deltaqmmm.config.loading import LoadedPotential
+    from deltaqmmm.system import System
+    from deltaqmmm.topology import Topology
 
 _CHARGE_TOLERANCE = 0.01
 """In e: force fields round the charges of a molecule."""
@@ -66,37 +70,67 @@ def describe(loaded: LoadedPotential) -> str:
         ),
         ("QM region", f"{len(system.qm_atoms)} atoms, {qm_region(system.qm_symbols, system.qm_charge)}"),
         ("", f"in {shown}"),
-        *_charge_rows(loaded),
+        *_warning_rows(charge_warnings(loaded.topology, system)),
         *_term_rows(loaded, reach),
         ("threads", threads_in_words(loaded)),
         ("virial", "computed" if config.mm.virial else "not computed: constant volume only"),
     ]
-    embedded = loaded.dftb is not None or loaded.correction is not None
-    if embedded and embedding.kind == "cutoff" and system.n_charged_groups:
-        rows.append(("WARNING", f"{system.n_charged_groups} MM groups (ions, charged residues) are not neutral:"))
-        rows.append(
-            ("", "their whole Coulomb energy with the QM region is switched off over the cutoff, which pulls them")
-        )
-        rows.append(("", "across it. Keep them inside or outside the switch, or widen it ([embedding] inner, outer)."))
+    if loaded.dftb is not None or loaded.correction is not None:
+        rows += _warning_rows(embedding_warnings(config, loaded.topology, system))
     lines = [f"deltaqmmm {__version__}, {config.file}"]
     return "\n".join([*lines, *[f"  {name:<10} {value}" for name, value in rows]])
 
 
-def _charge_rows(loaded: LoadedPotential) -> list[tuple[str, str]]:
-    """A warning where the charge of the QM region is not that of the force field, if this has charges there at all."""
-    system = loaded.system
-    charges = loaded.topology.charges[system.atom_particles[system.qm_atoms]]
+def _warning_rows(found: Sequence[Sequence[str]]) -> list[tuple[str, str]]:
+    return [("" if number else "WARNING", line) for lines in found for number, line in enumerate(lines)]
+
+
+def system_warnings(config: Config, topology: Topology, system: System) -> list[list[str]]:
+    """What may be wrong with a system whose QM region is embedded: for each doubt some lines."""
+    return charge_warnings(topology, system) + embedding_warnings(config, topology, system)
+
+
+def charge_warnings(topology: Topology, system: System) -> list[list[str]]:
+    """Where the charge of the QM region is not that of the force field, if this has charges there at all."""
+    charges = topology.charges[system.atom_particles[system.qm_atoms]]
     total = float(charges.sum())
     if not charges.any() or abs(total - system.qm_charge) < _CHARGE_TOLERANCE:
         return []
     shown = f"{round(total, 2) + 0.0:+.2f}"  # no negative zero
     return [
-        (
-            "WARNING",
+        [
             f"the force field gives the QM region {shown} e, and [qm] charge is {system.qm_charge:+d}:",
-        ),
-        ("", "right only if that is meant, as the rest of the system was made to go with the former."),
+            "right only if that is meant, as the rest of the system was made to go with the former.",
+        ]
     ]
+
+
+def embedding_warnings(config: Config, topology: Topology, system: System) -> list[list[str]]:
+    """Where a cutoff embedding has to do with ions."""
+    embedding = config.embedding
+    if embedding.kind != "cutoff" or not system.n_charged_groups:
+        return []
+    found = [
+        [
+            f"{system.n_charged_groups} MM groups (ions, charged residues) are not neutral:",
+            "their whole Coulomb energy with the QM region is switched off over the cutoff, which pulls them",
+            "across it. Keep them inside or outside the switch, or widen it ([embedding] inner, outer).",
+        ]
+    ]
+    if topology.cell is not None and system.may_see_ions_twice(topology.cell, embedding.outer_angstrom * ANGSTROM):
+        found.append(
+            [
+                f"the cell is narrower than twice the reach of the embedding ({embedding.outer_angstrom:g} angstrom):",
+                "an ion may polarise the QM region together with its own image. Take a larger cell.",
+            ]
+        )
+    return found
+
+
+def print_warnings(found: Sequence[Sequence[str]]) -> None:
+    """On standard error, for commands that do not print what they load."""
+    for lines in found:
+        print("WARNING: " + " ".join(lines), file=sys.stderr)
 
 
 def _term_rows(loaded: LoadedPotential, reach: str) -> list[tuple[str, str]]:

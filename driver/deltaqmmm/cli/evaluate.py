@@ -15,6 +15,7 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from tqdm import tqdm
 
+from deltaqmmm.cli.console import print_warnings, system_warnings
 from deltaqmmm.cli.frames import Frame, read_frames
 from deltaqmmm.cli.output import check_output, positive_integer, write_whole
 from deltaqmmm.config import read_config
@@ -69,6 +70,8 @@ def run(options: argparse.Namespace) -> int:
 
     check_output(options.output)
     loaded = load_potential(read_config(options.config))
+    if not options.quiet:
+        print_warnings(system_warnings(loaded.config, loaded.topology, loaded.system))
     # All frames are checked before the first is computed: a bad one at the end would waste the rest.
     total = sum(1 for _ in read_frames(options.frames, loaded.system))
     start = time.perf_counter()

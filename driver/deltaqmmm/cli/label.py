@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm import tqdm
 
+from deltaqmmm.cli.console import print_warnings, system_warnings
 from deltaqmmm.cli.frames import Frame, read_frames
 from deltaqmmm.cli.output import check_output, positive_integer, positive_number
 from deltaqmmm.cli.signals import interrupted_by_signals
@@ -89,6 +90,8 @@ def run(options: argparse.Namespace) -> int:
     empty = Dataset(
         SystemTable.from_system(parts.system), label_settings(config, parts.system), provenance=provenance()
     )
+    if not options.quiet:
+        print_warnings(system_warnings(config, parts.topology, parts.system))
     report = _Progress(quiet=options.quiet, output=options.output)
     with report, interrupted_by_signals():
         dataset = label_frames(

@@ -22,6 +22,7 @@ from deltaqmmm.dftb.slater_koster import find_file
 from deltaqmmm.embedding import CutoffEmbedding
 from deltaqmmm.reference import ReferenceSettings
 from deltaqmmm.system import System
+from deltaqmmm.topology import Topology
 
 
 @dataclass(frozen=True)
@@ -29,11 +30,13 @@ class LabelParts:
     """The parts of a potential that a label needs: no MM engine.
 
     Attributes:
+        topology: All particles.
         system: The QM/MM split.
         embedding: What the QM region sees of its surroundings.
         dftb: The baseline.
     """
 
+    topology: Topology
     system: System
     embedding: CutoffEmbedding
     dftb: DFTBEngine | DFTBPlusEngine
@@ -47,9 +50,9 @@ def load_label_parts(config: Config) -> LabelParts:
     """
     torch.set_num_threads(config.dftb.threads or 1)
     device = torch_device(config)
-    _, system = load_split(config)
+    topology, system = load_split(config)
     return LabelParts(
-        system, CutoffEmbedding(system, cutoff_settings(config), device), dftb_engine(config, system, device)
+        topology, system, CutoffEmbedding(system, cutoff_settings(config), device), dftb_engine(config, system, device)
     )
 
 

@@ -156,6 +156,7 @@ def test_charged_solute_gets_counter_ions_and_salt(tmp_path):
     assert report.qm_charge == -1
     assert report.n_waters == 300
     assert report.n_ions == 3
+    assert any("narrower than 28 angstrom" in note for note in report.notes)
     assert [name for name in topology.residue_names if name in ("Na+", "Cl-")] == ["Na+", "Na+", "Cl-"]
     assert topology.charges.sum() == pytest.approx(0.0, abs=1e-6)
     assert topology.charges[:7].sum() == pytest.approx(-1.0, abs=1e-6)
@@ -244,6 +245,8 @@ def test_existing_systems(tmp_path, topology, coordinates, copies):
     read = load_topology(folder / top, folder / crd, nonbonded)
     assert report.n_qm == 12
     assert report.qm_charge == 0
+    # Water alone is as right in a small cell.
+    assert not any("narrower" in note for note in report.notes)
     given = load_topology(DATA / topology, DATA / coordinates, nonbonded, include_dir=DATA)
     lines = (folder / "init.xyz").read_text().splitlines()[2:]
     positions = np.array([[float(word) for word in line.split()[1:]] for line in lines]) * ANGSTROM

@@ -199,6 +199,15 @@ def test_a_dataset_grows_and_twins_count_once(work, capsys):
     assert len(labelled(work).frames) == 5
 
 
+def test_a_charge_that_is_not_the_force_fields_is_warned_of(work, capsys):
+    """Before anything is computed; here with a charge that leaves an electron alone, so that nothing else is done."""
+    config = work.configure()
+    config.write_text(config.read_text().replace('atoms = "12-14"', 'atoms = "12-14"\ncharge = 2'))
+    arguments = ["label", str(config), str(work.frames), "-o", str(work.output), "--processes", "1"]
+    assert main(arguments) == 0
+    assert "WARNING: the force field gives the QM region +0.00 e, and [qm] charge is +2" in capsys.readouterr().err
+
+
 def test_failures_are_recorded_and_passed_over(work, capsys):
     from ase.io import read
 

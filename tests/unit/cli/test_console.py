@@ -1,9 +1,14 @@
+from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
-from deltaqmmm.cli.console import formula, table, threads_in_words
+from deltaqmmm.cli.console import formula, print_warnings, system_warnings, table, threads_in_words
 from deltaqmmm.config.threads import Threads
+from deltaqmmm.system import System
+from deltaqmmm.topology import NonbondedSettings, load_topology
+from deltaqmmm.units import ANGSTROM
 
 
 def test_table_aligns_its_columns():
@@ -32,3 +37,30 @@ def test_threads_in_words(threads, platform, embedded, expected):
     mm = None if platform is None else SimpleNamespace(platform=platform)
     loaded = SimpleNamespace(threads=threads, mm=mm, dftb=object() if embedded else None, correction=None)
     assert threads_in_words(loaded) == expected
+
+
+@pytest.mark.parametrize(
+    ("ions", "edge", "kind", "expected"),
+    [
+        (False, 18.0, "cutoff", []),
+        (True, 18.0, "cutoff", ["not neutral", "narrower than twice the reach of the embedding (9.5 angstrom)"]),
+        (True, 20.0, "cutoff", ["not neutral"]),
+        (True, None, "cutoff", ["not neutral"]),
+        (True, 18.0, "all", []),
+    ],
+)
+def test_warnings_of_ions(data_folder, capsys, ions, edge, kind, expected):
+    """One water of the box made an ion; what is the only doubt then."""
+    files = (data_folder / f"mm_systems/uracil_box.{kind}" for kind in ("prmtop", "rst7"))
+    topology = load_topology(*files, NonbondedSettings(8.0 * ANGSTROM, 7.0 * ANGSTROM))
+    system = System.from_topology(topology, range(12))
+    if ions:
+        system.site_charges[system.site_groups == 0] += 0.5
+    cell = None if edge is None else edge * ANGSTROM * np.eye(3)
+    config = SimpleNamespace(embedding=SimpleNamespace(kind=kind, outer_angstrom=9.5))
+    print_warnings(system_warnings(config, replace(topology, cell=cell), system))
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == len(expected)
+    for line, words in zip(lines, expected, strict=True):
+        assert line.startswith("WARNING: ")
+        assert words in line
