@@ -1,11 +1,13 @@
-"""The frames of a batch, in memory that several processes have in common."""
+"""Memory that several processes have in common: the frames of a batch, and what all of them need to know."""
 
 from __future__ import annotations
 
 import mmap
 import os
+import pickle
 import tempfile
 import weakref
+from typing import Any
 
 import numpy as np
 
@@ -60,6 +62,28 @@ class SharedFrames:
         self.forces = forces.reshape(n_frames, self._n_atoms, 3)
         self.strain_derivatives = strain_derivatives.reshape(n_frames, 3, 3)
         self._n_frames = n_frames
+
+
+class SharedObject:
+    """An object that other processes get a copy of, all from the same memory, so that each can begin when it will.
+
+    Args:
+        content: What can be pickled.
+
+    Attributes:
+        descriptor: Of the memory.
+    """
+
+    def __init__(self, content: object) -> None:
+        self.descriptor = _new_memory()
+        weakref.finalize(self, os.close, self.descriptor)
+        with os.fdopen(os.dup(self.descriptor), "wb") as file:
+            pickle.dump(content, file)
+
+    @staticmethod
+    def read(descriptor: int) -> Any:  # noqa: ANN401 - whatever was given
+        """A copy of what this process's owner has put there."""
+        return pickle.loads(mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ))
 
 
 def _new_memory() -> int:

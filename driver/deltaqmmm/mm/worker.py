@@ -5,21 +5,22 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 
 from deltaqmmm.companions import attend
 from deltaqmmm.errors import DeltaqmmmError
 from deltaqmmm.mm.frames import FrameEngine
 from deltaqmmm.mm.imaging import StandardCell
-from deltaqmmm.mm.shared import SharedFrames
+from deltaqmmm.mm.shared import SharedFrames, SharedObject
 
 
 def main() -> None:
     """Compute the frames that are asked for, as long as there is an owner."""
     connection = attend(int(sys.argv[1]))
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
-        frames, settings = connection.recv()
-        engine = FrameEngine(frames, settings)
-        shared = SharedFrames(len(frames.atom_particles), int(sys.argv[2]))
+        frames, settings = SharedObject.read(int(sys.argv[2]))
+        engine = FrameEngine(frames, replace(settings, threads=int(sys.argv[4])))
+        shared = SharedFrames(len(frames.atom_particles), int(sys.argv[3]))
         while True:
             n_frames, first, cells = connection.recv()
             shared.fit(n_frames)

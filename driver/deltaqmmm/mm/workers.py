@@ -11,7 +11,8 @@ import contextlib
 import logging
 import weakref
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cached_property
 from multiprocessing.connection import Connection, wait
 
 from deltaqmmm.companions import Companion, ending
@@ -19,7 +20,7 @@ from deltaqmmm.errors import DeltaqmmmError, ExternalToolError
 from deltaqmmm.mm.frames import FrameSystem
 from deltaqmmm.mm.imaging import StandardCell
 from deltaqmmm.mm.settings import OpenMMSettings
-from deltaqmmm.mm.shared import SharedFrames
+from deltaqmmm.mm.shared import SharedFrames, SharedObject
 from deltaqmmm.results import FloatArray
 from deltaqmmm.threads import parts_of
 
@@ -63,10 +64,14 @@ class Workers:
     """
 
     def __init__(self, frames: FrameSystem, settings: OpenMMSettings) -> None:
-        self._frames, self._settings = frames, settings
-        self._shared: SharedFrames | None = None
+        self._common = frames, settings
         self._started: dict[int, list[Companion]] = {}
         self._finalizer = weakref.finalize(self, _end, self._started)
+
+    @cached_property
+    def _memory(self) -> tuple[SharedObject, SharedFrames]:
+        """What all processes need to know, and the frames."""
+        return SharedObject(self._common), SharedFrames(len(self._common[0].atom_particles))
 
     @property
     def processes(self) -> list[int]:
@@ -95,7 +100,7 @@ class Workers:
             DeltaqmmmError: What came of the first frame that failed; nothing goes on behind it.
             ExternalToolError: Frames whose process has died twice.
         """
-        shared = self._shared = self._shared or SharedFrames(positions.shape[1])
+        _, shared = self._memory
         shared.fit(len(positions))
         shared.positions[:] = positions
         errors: dict[int, DeltaqmmmError] = {}
@@ -133,14 +138,8 @@ class Workers:
         return started[:count]
 
     def _start(self, threads: int) -> Companion:
-        if self._shared is None:
-            self._shared = SharedFrames(len(self._frames.atom_particles))
-        descriptor = self._shared.descriptor
-        companion = Companion(_PROGRAM, [str(descriptor)], descriptors=[descriptor])
-        # One that has died at once shows itself when its answer is waited for.
-        with contextlib.suppress(OSError):
-            companion.connection.send((self._frames, replace(self._settings, threads=threads)))
-        return companion
+        descriptors = [part.descriptor for part in self._memory]
+        return Companion(_PROGRAM, [*map(str, descriptors), str(threads)], descriptors=descriptors)
 
     def _replace(self, share: _Share) -> None:
         """Another process for frames whose process has died."""

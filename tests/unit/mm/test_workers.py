@@ -117,6 +117,16 @@ def test_a_process_that_dies_twice_is_an_error(engine, box, monkeypatch):
     assert np.isfinite(evaluated(engine, box).energies).all()
 
 
+def test_processes_start_side_by_side(engine, monkeypatch):
+    """However much they need to know, and however long each takes to read it: here none ever does."""
+    monkeypatch.setattr("deltaqmmm.mm.workers._PROGRAM", ("-c", "import time; time.sleep(600)"))
+    frames, _ = engine._workers._common
+    object.__setattr__(frames, "centre", "x" * 10_000_000)
+    with ThreadPoolExecutor(1) as pool:
+        assert len(pool.submit(engine._workers._companions, 3, 1).result(20.0)) == 3
+    assert all(map(running, engine._workers.processes))
+
+
 def test_no_process_outlives_the_engine(box):
     engine = box.engine(platform="CPU", threads=2)
     evaluated(engine, box)
