@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-import multiprocessing
-import os
 from collections import deque
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
 
+from deltaqmmm.companions import Companion, ending
 from deltaqmmm.errors import ExternalToolError
 from deltaqmmm.reference.calculator import ReferenceResult
-from deltaqmmm.reference.worker import Job, Refusal, WorkerSettings, work
+from deltaqmmm.reference.worker import Job, Refusal, WorkerSettings
 
 logger = logging.getLogger(__name__)
 
@@ -21,26 +19,35 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"
 ATTEMPTS = 2
 """How often a frame is tried whose worker died (out of memory, for one)."""
 
+_PROGRAM = ("-c", "from deltaqmmm.reference.worker import main; main()")
+
 
 class _Worker:
-    """One process and the pipe to it."""
+    """One process, and what it is computing."""
 
     def __init__(self, settings: WorkerSettings) -> None:
-        context = multiprocessing.get_context("spawn")
-        here, there = context.Pipe()
-        self.connection: Connection = here
-        self.process: BaseProcess = context.Process(target=work, args=(there, settings), daemon=True)
-        with _thread_environment(settings.threads):
-            self.process.start()
-        there.close()
+        # Libraries read how many threads they have when they are loaded.
+        environment = dict.fromkeys(THREAD_VARIABLES, str(settings.threads))
+        self._companion = Companion(_PROGRAM, environment=environment)
+        self.connection: Connection = self._companion.connection
         self.ready = False
         self.job: Job | None = None
+        self.send(settings)
+
+    def send(self, content: WorkerSettings | Job) -> None:
+        """Hand something over; a process that has died shows itself when its answer is waited for."""
+        with contextlib.suppress(OSError):
+            self.connection.send(content)
+
+    def bury(self) -> str:
+        """How the process has ended, in words."""
+        how = ending(self._companion.status(5.0))
+        self.end()
+        return how
 
     def end(self) -> None:
         """End the process; a calculation under way is dropped."""
-        self.process.kill()
-        self.process.join()
-        self.connection.close()
+        self._companion.end()
 
 
 class Pool:
@@ -102,7 +109,7 @@ class Pool:
             self._workers.append(worker)
         worker.job = job
         if worker.ready:
-            worker.connection.send(job)
+            worker.send(job)
 
     def _with_news(self, workers: list[_Worker]) -> list[_Worker]:
         handles = {worker.connection: worker for worker in workers}
@@ -122,7 +129,7 @@ class Pool:
             if isinstance(message, Refusal):
                 raise ExternalToolError(message.reason)
             worker.ready = True
-            worker.connection.send(job)
+            worker.send(job)
             return None
         worker.job = None
         return job, message
@@ -131,11 +138,8 @@ class Pool:
         self, worker: _Worker, job: Job, again: deque[Job], deaths: dict[str, int]
     ) -> tuple[Job, Refusal] | None:
         """A worker has died: its frame is tried once more in a new one, which the next round starts."""
-        worker.process.join()
-        code = worker.process.exitcode
         self._workers.remove(worker)
-        worker.connection.close()
-        reason = f"its process ended with status {code}" + (" (killed: out of memory?)" if code == -9 else "")
+        reason = worker.bury()
         if not worker.ready:
             raise ExternalToolError(f"a process of the reference method could not start: {reason}.")
         deaths[job.identity] = deaths.get(job.identity, 0) + 1
@@ -144,18 +148,3 @@ class Pool:
         logger.warning("A frame is tried once more: %s.", reason)
         again.append(job)
         return None
-
-
-@contextmanager
-def _thread_environment(threads: int) -> Iterator[None]:
-    """Environment of the processes started inside: libraries read it when they are loaded."""
-    before = {name: os.environ.get(name) for name in THREAD_VARIABLES}
-    os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(threads)))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value

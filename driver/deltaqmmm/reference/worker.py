@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import signal
-import threading
+import contextlib
+import sys
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
+from deltaqmmm.companions import attend
 from deltaqmmm.errors import DeltaqmmmError
 from deltaqmmm.reference.settings import ReferenceSettings
 from deltaqmmm.results import FloatArray
@@ -42,14 +41,18 @@ class Refusal:
     reason: str
 
 
+def main() -> None:
+    """Label what the owner sends, as long as there is one."""
+    connection = attend(int(sys.argv[1]))
+    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
+        work(connection, connection.recv())
+
+
 def work(connection: Connection, settings: WorkerSettings) -> None:
-    """Answer every `Job` with a `ReferenceResult` or a `Refusal`, until None comes.
+    """Answer every `Job` with a `ReferenceResult` or a `Refusal`.
 
     The first message out is None when the worker is ready, or a `Refusal`.
     """
-    # Ctrl-C goes to all processes of the terminal; the parent decides what happens then.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
     from deltaqmmm.reference.calculator import ReferenceCalculator
 
     try:
@@ -61,10 +64,7 @@ def work(connection: Connection, settings: WorkerSettings) -> None:
         return
     connection.send(None)
     while True:
-        job = connection.recv()
-        if job is None:
-            return
-        connection.send(_answer(calculator.label, job))
+        connection.send(_answer(calculator.label, connection.recv()))
 
 
 def _answer(label: object, job: Job) -> object:
@@ -75,11 +75,3 @@ def _answer(label: object, job: Job) -> object:
         return Refusal(str(error))
     except Exception as error:  # noqa: BLE001
         return Refusal(f"{type(error).__name__}: {error}")
-
-
-def _end_with_parent() -> None:
-    """End at once when the parent has gone, however it went: nobody would take the result."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)

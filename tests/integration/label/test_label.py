@@ -21,6 +21,7 @@ from deltaqmmm.config import read_config
 from deltaqmmm.config.loading import load_potential
 from deltaqmmm.dataset import read_dataset
 from deltaqmmm.units import BOHR_IN_ANGSTROM
+from tests.processes import children, ended
 
 CONFIG = """\
 [system]
@@ -139,8 +140,8 @@ def test_a_kill_loses_and_doubles_nothing(work):
         try:
             wait_until(lambda wanted=wanted: len(list(parts.glob("*.h5"))) >= wanted)
             # Another process on the same output is refused while this one works.
-            children = workers_of(process.pid)
-            assert len(children) >= 2
+            workers = children(process.pid)
+            assert len(workers) == 2
             if wanted == 2:
                 process.send_signal(signal.SIGSTOP)
                 second = subprocess.run(command, cwd=work.folder, capture_output=True, text=True, check=False)
@@ -148,7 +149,7 @@ def test_a_kill_loses_and_doubles_nothing(work):
                 assert "another process is labelling" in second.stderr
             process.send_signal(signal.SIGKILL)
             process.wait(10)
-            wait_until(lambda children=children: not any(alive(child) for child in children))
+            assert ended(workers)
         finally:
             process.kill()
             process.wait(10)
@@ -261,17 +262,3 @@ def wait_until(condition, seconds=60.0):
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)
-
-
-def workers_of(pid):
-    """Process numbers of the children of a process (Linux)."""
-    found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [int(child) for child in found]
-
-
-def alive(pid):
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    return state != "Z"

@@ -1,10 +1,17 @@
-"""Stands in for `reference.worker.work`: a job whose identity is "deadly" kills the process."""
+"""Stands in for `reference.worker`: a job whose identity is "deadly" kills the process."""
 
 import os
 import signal
+import sys
 import time
 
+from deltaqmmm.companions import attend
 from deltaqmmm.reference.worker import Refusal
+
+
+def main():
+    connection = attend(int(sys.argv[1]))
+    work(connection, connection.recv())
 
 
 def work(connection, settings):
@@ -14,7 +21,7 @@ def work(connection, settings):
     if settings.symbols == ("broken",):
         os._exit(3)
     connection.send(None)
-    while (job := connection.recv()) is not None:
+    while job := connection.recv():
         if job.identity == "deadly":
             os.kill(os.getpid(), signal.SIGKILL)
         if job.identity == "slow":

@@ -1,5 +1,5 @@
-import multiprocessing
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,14 +10,16 @@ from deltaqmmm.errors import ExternalToolError
 from deltaqmmm.reference import ReferenceSettings, pool
 from deltaqmmm.reference.pool import Pool
 from deltaqmmm.reference.worker import Job, Refusal, WorkerSettings
-from tests.unit.reference import deadly
+from tests.processes import children
 
 
 @pytest.fixture(autouse=True)
 def stand_in(monkeypatch):
-    monkeypatch.setattr(pool, "work", deadly.work)
+    monkeypatch.setattr(pool, "_PROGRAM", ("-c", "from tests.unit.reference.deadly import main; main()"))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[3]))
+    before = children(os.getpid())
     yield
-    assert not multiprocessing.active_children()
+    assert children(os.getpid()) == before
 
 
 def settings(symbol="O", threads=1):
@@ -39,14 +41,14 @@ def test_every_job_once():
 def test_no_jobs_start_no_process():
     with Pool(settings(), 2) as workers:
         assert list(workers.compute([])) == []
-        assert not multiprocessing.active_children()
+        assert workers._workers == []
 
 
 def test_a_job_that_kills_its_process_twice_is_refused_and_the_others_are_done():
     with Pool(settings(), 2) as workers:
         answers = {job.identity: answer for job, answer in workers.compute(jobs("a", "deadly", "b", "c"))}
     assert isinstance(answers["deadly"], Refusal)
-    assert "-9" in answers["deadly"].reason
+    assert "SIGKILL" in answers["deadly"].reason
     assert [answers[name][0] for name in "abc"] == ["a", "b", "c"]
     assert len(answers) == 4
 
