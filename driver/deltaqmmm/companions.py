@@ -7,7 +7,9 @@ at once. Its program begins with `attend`. This module needs the standard librar
 
 from __future__ import annotations
 
+import fcntl
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -21,7 +23,11 @@ from typing import IO
 IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 """Signals that come to whole groups of processes; how a companion ends is its owner's to say."""
 
-_SOURCES = str(Path(__file__).resolve().parents[1])
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+"""What libraries ask, when they are loaded, for how many threads they have."""
+
+_LOOK_SECONDS = 5.0
+"""How often a companion looks whether its parent is still its owner."""
 
 
 class Companion:
@@ -30,7 +36,7 @@ class Companion:
     Args:
         program: What the interpreter is told to run, as on its command line.
         arguments: What follows the descriptor of the socket there.
-        environment: What differs from this process's environment.
+        threads: Of the libraries that it loads.
         folder: Where it runs; None for the folder of this process.
         output: Where its standard output and standard error go; None for those of this process.
         descriptors: What it inherits beside the socket.
@@ -38,6 +44,9 @@ class Companion:
     Attributes:
         connection: To it.
         process: The process.
+
+    Raises:
+        OSError: It cannot be started: too many processes or open files.
     """
 
     def __init__(
@@ -45,31 +54,33 @@ class Companion:
         program: Sequence[str],
         arguments: Sequence[str] = (),
         *,
-        environment: Mapping[str, str] | None = None,
+        threads: int = 1,
         folder: Path | None = None,
         output: IO[bytes] | None = None,
         descriptors: Sequence[int] = (),
     ) -> None:
         self._owner = os.getpid()
         here, there = socket.socketpair()
-        # So that it finds this package wherever this process found it.
-        path = os.pathsep.join(filter(None, [_SOURCES, os.environ.get("PYTHONPATH", "")]))
+        descriptor = lifted(there.detach())
+        # Until it ignores them itself; what a thread blocks is blocked in what it starts.
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, IGNORED)
         try:
             self.process = subprocess.Popen(
                 # -P: the folder of the program is none to import from.
-                [sys.executable, "-P", *program, str(there.fileno()), *arguments],
+                [sys.executable, "-P", *program, str(descriptor), *arguments],
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=None if output is None else subprocess.STDOUT,
                 cwd=folder,
-                env={**os.environ, "PYTHONPATH": path, **(environment or {})},
-                pass_fds=[there.fileno(), *descriptors],
+                env=_environment(threads),
+                pass_fds=[descriptor, *descriptors],
             )
         except BaseException:
             here.close()
             raise
         finally:
-            there.close()
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+            os.close(descriptor)
         self.connection = Connection(here.detach())
 
     def status(self, seconds: float) -> int | None:
@@ -95,6 +106,21 @@ class Companion:
         return True
 
 
+def _environment(threads: int) -> Mapping[str, str]:
+    """Of a companion: it finds every module where this process does."""
+    path = os.pathsep.join(os.path.abspath(entry) for entry in sys.path)
+    return {**os.environ, "PYTHONPATH": path, **dict.fromkeys(THREAD_VARIABLES, str(threads))}
+
+
+def lifted(descriptor: int) -> int:
+    """The same file under a number that does not stand for standard input or output, should these be closed here."""
+    if descriptor > 2:
+        return descriptor
+    found = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 3)
+    os.close(descriptor)
+    return found
+
+
 def attend(descriptor: int, at_the_end: Callable[[], None] | None = None) -> Connection:
     """Begin as a companion.
 
@@ -107,11 +133,15 @@ def attend(descriptor: int, at_the_end: Callable[[], None] | None = None) -> Con
     """
     for number in IGNORED:
         signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, IGNORED)
+    owner = os.getppid()
 
     def watch() -> None:
-        # In a thread of its own: what computes in the meantime leaves Python to others.
-        while os.read(0, 1):
-            pass
+        # In a thread of its own: what computes in the meantime leaves Python to others. Where the owner was forked,
+        # its child keeps the other end of standard input open, and only the parent tells.
+        while os.getppid() == owner:
+            if select.select([0], [], [], _LOOK_SECONDS)[0] and not os.read(0, 1):
+                break
         if at_the_end is not None:
             at_the_end()
         os._exit(1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -61,6 +62,8 @@ class Kernel:
         """What the function returns."""
         try:
             return bool(self._compiled(*arguments))
-        except OSError:  # the folder can no longer be written: a full disk. The loops themselves use no files.
+        # The folder can no longer be written (a full disk), or what is in it was not written whole. The loops
+        # themselves use no files.
+        except (OSError, EOFError, pickle.UnpicklingError):
             self._compiled = numba.njit(**_OPTIONS)(self._function)
             return bool(self._compiled(*arguments))

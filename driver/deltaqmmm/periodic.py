@@ -25,6 +25,9 @@ from ase.geometry import minkowski_reduce
 from deltaqmmm.errors import FrameError
 from deltaqmmm.results import FloatArray, IntArray
 
+FARTHEST = 1e8
+"""No atom is farther from the origin, bohr: beyond, positions have too few digits left for forces."""
+
 _FLATTEST_CELL = 1e-9
 """A cell whose volume is less than this part of the product of its edge lengths counts as singular."""
 
@@ -98,7 +101,7 @@ def check_positions(positions: npt.ArrayLike, n_atoms: int) -> FloatArray:
         The positions as a float64 array.
 
     Raises:
-        FrameError: The shape or the number of atoms is wrong, or an element is not finite.
+        FrameError: The shape or the number of atoms is wrong, or an element is not finite, or beyond `FARTHEST`.
     """
     array = np.asarray(positions, dtype=np.float64)
     if array.ndim != 3 or array.shape[2] != 3:
@@ -108,10 +111,12 @@ def check_positions(positions: npt.ArrayLike, n_atoms: int) -> FloatArray:
             f"The frame has {array.shape[1]} atoms, but the topology has {n_atoms}. "
             "Use the same atoms in the same order in the i-PI input and in the topology file."
         )
-    if not np.isfinite(array).all():
-        frame, atom, _ = (int(index) for index in np.argwhere(~np.isfinite(array))[0])
+    # Neither is what is not a number.
+    if not np.abs(array).max(initial=0.0) <= FARTHEST:
+        frame, atom, _ = (int(index) for index in np.argwhere(~(np.abs(array) <= FARTHEST))[0])
+        what = f"beyond {FARTHEST:g} bohr" if np.isfinite(array[frame, atom]).all() else "not finite"
         raise FrameError(
-            f"The position of atom {atom} in frame {frame} (counted from 0) is not finite: {array[frame, atom]}. "
+            f"The position of atom {atom} in frame {frame} (counted from 0) is {what}: {array[frame, atom]}. "
             "The trajectory has probably blown up: use a smaller time step, or minimise the start structure."
         )
     return array

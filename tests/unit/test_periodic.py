@@ -137,3 +137,6 @@ def test_bad_positions():
     good[1, 3, 2] = np.nan
     with pytest.raises(FrameError, match="atom 3 in frame 1"):
         check_positions(good, 5)
+    good[1, 3, 2] = 1e22
+    with pytest.raises(FrameError, match=r"atom 3 in frame 1 .* beyond 1e\+08 bohr"):
+        check_positions(good, 5)

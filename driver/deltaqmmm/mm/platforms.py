@@ -64,9 +64,9 @@ def _open(system: openmm.System, settings: OpenMMSettings, name: str) -> openmm.
         properties["DeterministicForces"] = "true" if settings.deterministic else "false"
     if name == "CPU" and settings.threads is not None:
         properties["Threads"] = str(settings.threads)
-        if uses_ewald(system):
-            _fix_mesh_threads(settings.threads)
     try:
+        if name == "CPU" and settings.threads is not None and uses_ewald(system):
+            _fix_mesh_threads(settings.threads)
         # The integrator is never stepped; a context must have one.
         return openmm.Context(system, openmm.VerletIntegrator(0.001), platform, properties)
     except openmm.OpenMMException as error:

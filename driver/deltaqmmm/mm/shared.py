@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from deltaqmmm.companions import lifted
 from deltaqmmm.results import FloatArray
 
 _PER_FRAME = 1 + 9
@@ -48,13 +49,17 @@ class SharedFrames:
         self._n_frames = 0
 
     def fit(self, n_frames: int) -> None:
-        """Make room for so many frames; what the arrays held is lost where their number changes."""
+        """Make room for so many frames; what the arrays held is lost where their number changes.
+
+        Raises:
+            OSError: There is no room.
+        """
         if n_frames == self._n_frames:
             return
         per_array = 3 * self._n_atoms * n_frames
         size = 8 * (2 * per_array + _PER_FRAME * n_frames)
-        if self._is_ours and os.fstat(self.descriptor).st_size < size:
-            os.ftruncate(self.descriptor, size)
+        if self._is_ours:
+            _enlarge(self.descriptor, size)
         numbers: FloatArray = np.frombuffer(mmap.mmap(self.descriptor, size), dtype=np.float64)
         edges = np.cumsum([per_array, per_array, n_frames])
         positions, forces, self.energies, strain_derivatives = np.split(numbers, edges.tolist())
@@ -87,7 +92,23 @@ class SharedObject:
 
 
 def _new_memory() -> int:
-    if hasattr(os, "memfd_create"):
-        return os.memfd_create("deltaqmmm_frames")
-    with tempfile.TemporaryFile() as file:
-        return os.dup(file.fileno())
+    """Descriptor of memory that has no name."""
+    try:
+        descriptor = os.memfd_create("deltaqmmm")
+    except (AttributeError, OSError):
+        # Not in every Python, nor allowed everywhere: then a file that has no name any more, in memory where there is
+        # a place for such files.
+        folder = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+        with tempfile.TemporaryFile(dir=folder) as file:
+            descriptor = os.dup(file.fileno())
+    return lifted(descriptor)
+
+
+def _enlarge(descriptor: int, size: int) -> None:
+    """Have so many bytes at least, for certain: without a place for them a process ends when it writes there."""
+    if os.fstat(descriptor).st_size >= size:
+        return
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(descriptor, 0, size)
+    else:
+        os.ftruncate(descriptor, size)

@@ -4,39 +4,61 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from deltaqmmm.companions import attend
-from deltaqmmm.errors import DeltaqmmmError
+from deltaqmmm.errors import DeltaqmmmError, ExternalToolError
 from deltaqmmm.mm.frames import FrameEngine
 from deltaqmmm.mm.imaging import StandardCell
 from deltaqmmm.mm.shared import SharedFrames, SharedObject
 
+Failure = tuple[int, DeltaqmmmError]
+"""The first frame that failed, and its error."""
+
 
 def main() -> None:
-    """Compute the frames that are asked for, as long as there is an owner."""
+    """Compute the frames that are asked for, as long as there is an owner.
+
+    An answer is the number of the batch, and the first frame that failed with its error, or None.
+    """
     connection = attend(int(sys.argv[1]))
+    compute: Callable[..., Failure | None]
+    try:
+        compute = _compute_with(int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))
+    except Exception as error:  # noqa: BLE001 - whatever it is, the owner must hear of it
+        reason = _in_words(error)
+        compute = lambda n_frames, first, cells: (first, reason)  # noqa: E731
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
-        frames, settings = SharedObject.read(int(sys.argv[2]))
-        engine = FrameEngine(frames, replace(settings, threads=int(sys.argv[4])))
-        shared = SharedFrames(len(frames.atom_particles), int(sys.argv[3]))
         while True:
-            n_frames, first, cells = connection.recv()
-            shared.fit(n_frames)
-            connection.send(_compute(engine, shared, first, cells))
+            batch, *question = connection.recv()
+            connection.send((batch, compute(*question)))
 
 
-def _compute(
-    engine: FrameEngine, shared: SharedFrames, first: int, cells: Sequence[StandardCell | None]
-) -> tuple[int, DeltaqmmmError] | None:
-    """Frames from the first on; the first that fails, and how."""
-    for frame, cell in enumerate(cells, start=first):
+def _compute_with(common: int, memory: int, threads: int) -> Callable[..., Failure | None]:
+    """What computes some frames of a batch: consecutive ones from the first on."""
+    frames, settings = SharedObject.read(common)
+    engine = FrameEngine(frames, replace(settings, threads=threads))
+    shared = SharedFrames(len(frames.atom_particles), memory)
+
+    def compute(n_frames: int, first: int, cells: Sequence[StandardCell | None]) -> Failure | None:
+        frame = first
         try:
-            result = engine.evaluate(shared.positions[frame], cell)
-        except DeltaqmmmError as error:
-            return frame, error
-        shared.energies[frame], shared.forces[frame] = result.energy, result.forces
-        if result.strain_derivative is not None:
-            shared.strain_derivatives[frame] = result.strain_derivative
-    return None
+            shared.fit(n_frames)
+            for frame, cell in enumerate(cells, start=first):
+                result = engine.evaluate(shared.positions[frame], cell)
+                shared.energies[frame], shared.forces[frame] = result.energy, result.forces
+                if result.strain_derivative is not None:
+                    shared.strain_derivatives[frame] = result.strain_derivative
+        except Exception as error:  # noqa: BLE001 - whatever it is, the owner must hear of it
+            return frame, _in_words(error)
+        return None
+
+    return compute
+
+
+def _in_words(error: Exception) -> DeltaqmmmError:
+    """An error that the owner can raise."""
+    if isinstance(error, DeltaqmmmError):
+        return error
+    return ExternalToolError(f"a process of the MM term failed with {type(error).__name__}: {error}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -64,7 +65,9 @@ class Workers:
     """
 
     def __init__(self, frames: FrameSystem, settings: OpenMMSettings) -> None:
+        self._owner = os.getpid()
         self._common = frames, settings
+        self._batch = 0
         self._started: dict[int, list[Companion]] = {}
         self._finalizer = weakref.finalize(self, _end, self._started)
 
@@ -98,27 +101,47 @@ class Workers:
 
         Raises:
             DeltaqmmmError: What came of the first frame that failed; nothing goes on behind it.
-            ExternalToolError: Frames whose process has died twice.
+            ExternalToolError: Frames whose process has died twice, no room or no more processes, or an engine that was
+                made before this process was forked.
         """
+        if os.getpid() != self._owner:
+            raise ExternalToolError(
+                "this MM engine was made before the process was forked: make another one in the new process."
+            )
+        try:
+            return self._evaluate(positions, cells, count, threads)
+        except OSError as error:
+            raise ExternalToolError(
+                f"the processes of the MM term cannot be started or have no room ({error.strerror}): look at `ulimit "
+                "-n`, `ulimit -u` and the memory, or set threads under [mm] to a smaller number."
+            ) from error
+
+    def _evaluate(
+        self, positions: FloatArray, cells: Sequence[StandardCell | None], count: int, threads: int
+    ) -> SharedFrames:
         _, shared = self._memory
-        shared.fit(len(positions))
-        shared.positions[:] = positions
+        # Answers have the number of their batch: whatever happened before, none is taken for that of another one.
+        self._batch += 1
         errors: dict[int, DeltaqmmmError] = {}
         try:
+            shared.fit(len(positions))
+            shared.positions[:] = positions
             companions = self._companions(count, threads)
             shares = [
                 _Share(companion, threads, part)
                 for companion, part in zip(companions, parts_of(len(positions), count), strict=True)
             ]
             for share in shares:
-                _ask(share, cells)
+                self._ask(share, cells)
             while shares:
                 for share in _with_news(shares):
                     try:
-                        failure = share.companion.connection.recv()
+                        batch, failure = share.companion.connection.recv()
                     except (EOFError, OSError):
                         self._replace(share)
-                        _ask(share, cells)
+                        self._ask(share, cells)
+                        continue
+                    if batch != self._batch:
                         continue
                     shares.remove(share)
                     errors.update([] if failure is None else [failure])
@@ -141,6 +164,12 @@ class Workers:
         descriptors = [part.descriptor for part in self._memory]
         return Companion(_PROGRAM, [*map(str, descriptors), str(threads)], descriptors=descriptors)
 
+    def _ask(self, share: _Share, cells: Sequence[StandardCell | None]) -> None:
+        # One that has died shows itself when its answer is waited for.
+        with contextlib.suppress(OSError):
+            question = self._batch, len(cells), share.frames.start, list(cells[share.frames])
+            share.companion.connection.send(question)
+
     def _replace(self, share: _Share) -> None:
         """Another process for frames whose process has died."""
         how = ending(share.companion.status(5.0))
@@ -158,17 +187,14 @@ class Workers:
         started.insert(place, share.companion)
 
 
-def _ask(share: _Share, cells: Sequence[StandardCell | None]) -> None:
-    with contextlib.suppress(OSError):
-        share.companion.connection.send((len(cells), share.frames.start, list(cells[share.frames])))
-
-
 def _with_news(shares: list[_Share]) -> list[_Share]:
     of_connection = {share.companion.connection: share for share in shares}
     return [of_connection[heard] for heard in wait(list(of_connection)) if isinstance(heard, Connection)]
 
 
 def _end(started: dict[int, list[Companion]]) -> None:
-    for companions in started.values():
-        while companions:
-            companions.pop().end()
+    companions = [companion for some in started.values() for companion in some]
+    # None is used again, whatever comes in between: one that nobody ends any more ends when it is collected.
+    started.clear()
+    for companion in companions:
+        companion.end()

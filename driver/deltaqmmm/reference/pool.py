@@ -15,7 +15,6 @@ from deltaqmmm.reference.worker import Job, Refusal, WorkerSettings
 
 logger = logging.getLogger(__name__)
 
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 ATTEMPTS = 2
 """How often a frame is tried whose worker died (out of memory, for one)."""
 
@@ -26,9 +25,7 @@ class _Worker:
     """One process, and what it is computing."""
 
     def __init__(self, settings: WorkerSettings) -> None:
-        # Libraries read how many threads they have when they are loaded.
-        environment = dict.fromkeys(THREAD_VARIABLES, str(settings.threads))
-        self._companion = Companion(_PROGRAM, environment=environment)
+        self._companion = Companion(_PROGRAM, threads=settings.threads)
         self.connection: Connection = self._companion.connection
         self.ready = False
         self.job: Job | None = None

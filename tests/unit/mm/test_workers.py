@@ -1,7 +1,9 @@
 """Frames side by side in processes: the same results, each its own; how threads are shared out; and who dies when."""
 
+import errno
 import gc
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -12,7 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deltaqmmm.errors import ExternalToolError, FrameError, NonFiniteError
+from deltaqmmm.errors import ConfigError, ExternalToolError, FrameError, NonFiniteError
+from deltaqmmm.mm.shared import SharedObject
 from deltaqmmm.mm.workers import share_out
 from tests.processes import ended, running
 
@@ -125,6 +128,88 @@ def test_processes_start_side_by_side(engine, monkeypatch):
     with ThreadPoolExecutor(1) as pool:
         assert len(pool.submit(engine._workers._companions, 3, 1).result(20.0)) == 3
     assert all(map(running, engine._workers.processes))
+
+
+def test_an_interruption_leaves_no_answer_for_the_next_batch(engine, box, monkeypatch):
+    """Not even one that comes while processes are being ended: whatever was asked before, results are of this batch."""
+    expected = evaluated(engine, box)
+    other = expected.forces[::-1]
+    worker = engine._workers
+
+    def interrupted(shares):
+        raise KeyboardInterrupt
+
+    for spoil in ("_with_news", "_end"):
+        with monkeypatch.context() as patch:
+            patch.setattr("deltaqmmm.mm.workers._with_news", interrupted)
+            if spoil == "_end":
+                patch.setattr("deltaqmmm.mm.workers._end", lambda started: None)
+            with pytest.raises(KeyboardInterrupt):
+                engine.evaluate(box.positions + np.zeros((4, 1, 1)) * other, np.stack([box.cell] * 4))
+        assert bool(worker.processes) == (spoil == "_end")
+        for _ in range(2):
+            np.testing.assert_allclose(evaluated(engine, box).forces, expected.forces, atol=1e-6)
+
+
+def test_a_fork_is_refused(engine, box):
+    """The processes are the owner's; so are OpenMM's threads."""
+    evaluated(engine, box)
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            evaluated(engine, box)
+        except ExternalToolError as error:
+            os.write(writing, str(error).encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    os.close(writing)
+    with os.fdopen(reading) as words:
+        assert "before the process was forked" in words.read()
+    assert len(engine._workers.processes) == 2
+    assert np.isfinite(evaluated(engine, box).energies).all()
+
+
+def test_an_error_in_the_process_itself_is_told(engine, box, monkeypatch):
+    """And not taken for a death: nothing is tried again, and no want of memory is blamed."""
+    settings = engine._workers._common[1]
+    object.__setattr__(settings, "platform", "Abacus")
+    with pytest.raises(ConfigError, match="platform 'Abacus' is not available"):
+        evaluated(engine, box)
+    object.__setattr__(settings, "platform", "CPU")
+    object.__setattr__(engine._workers, "_memory", (SharedObject("nonsense"), engine._workers._memory[1]))
+    engine._workers.close()
+    with pytest.raises(ExternalToolError, match="failed with ValueError: too many values"):
+        evaluated(engine, box)
+
+
+def test_too_few_descriptors_are_told(engine, box):
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 1, hard))
+        with pytest.raises(ExternalToolError, match="ulimit -n"):
+            evaluated(engine, box)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert np.isfinite(evaluated(engine, box).energies).all()
+
+
+def test_without_memory_that_has_no_name(engine, box, monkeypatch):
+    """A Python that was built for an old system, as that of conda: a file stands for it."""
+    expected = evaluated(engine, box)
+    monkeypatch.delattr(os, "memfd_create")
+    other = box.engine(platform="CPU", threads=2)
+    np.testing.assert_allclose(evaluated(other, box).forces, expected.forces, atol=1e-6)
+    other._workers.close()
+
+
+def test_a_full_disk_is_an_error(engine, box, monkeypatch):
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(ExternalToolError, match="No space left"):
+        evaluated(engine, box)
 
 
 def test_no_process_outlives_the_engine(box):

@@ -205,8 +205,10 @@ class Pool:
 
 
 def _end(places: list[_Place]) -> None:
+    workers = [place.worker for place in places if place.worker is not None]
+    # None is used again, whatever comes in between: what it was asked belongs to no later batch.
     for place in places:
-        worker, place.worker = place.worker, None
+        place.worker, place.given = None, 0
         place.frames.clear()
-        if worker is not None:
-            worker.end()
+    for worker in workers:
+        worker.end()

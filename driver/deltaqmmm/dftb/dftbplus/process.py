@@ -18,7 +18,6 @@ from deltaqmmm.dftb.dftbplus.snapshot import Snapshot
 from deltaqmmm.errors import ExternalToolError
 from deltaqmmm.results import FloatArray
 
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 START_SECONDS = 120.0
 """Longest time in which a worker reads the parameters: a file system may be slow when many start."""
 
@@ -112,7 +111,7 @@ class Worker:
                 self._companion = Companion(
                     [worker.__file__],
                     with_it,
-                    environment=dict.fromkeys(THREAD_VARIABLES, str(setup.threads)),
+                    threads=setup.threads,
                     folder=self.folder,
                     output=output,
                 )
