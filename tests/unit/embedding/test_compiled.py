@@ -423,17 +423,15 @@ def test_of_two_collisions_the_first_is_named(tools, loop_threads):
                 embedding(*arguments)
 
 
-def test_huge_positions_are_finite(tools):
-    """Although their sum is not."""
+def test_huge_positions_are_refused_by_name(tools):
+    """As such, although each is finite and only their sum is not."""
     case = tools.mixed_case(None)
     positions, _ = case.tensors(2)
     embedding = CutoffEmbedding(case.system, tools.settings)
     far = case.system.group_references[:3]
-    expected = embedding(positions, None)
     positions[1, far] = 1.5e308
-    found = embedding(positions, None)
-    assert_equal(found.potentials[0], expected.potentials[0])
-    assert torch.isfinite(found.potentials).all()
+    with pytest.raises(FrameError, match=rf"atom {min(far)} in frame 1 .* beyond 1e\+08 bohr"):
+        embedding(positions, None)
 
 
 def test_loops_are_compiled_once(tools):
