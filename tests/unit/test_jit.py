@@ -51,6 +51,19 @@ def test_a_folder_that_can_no_longer_be_written(tmp_path, monkeypatch):
     assert not kernel(-1)
 
 
+@pytest.mark.parametrize("left", [0, 20])
+def test_what_was_not_written_whole(tmp_path, monkeypatch, left):
+    """After a crash of the machine, for one."""
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path / "kept"))
+    source = tmp_path / "fourth.py"
+    assert Kernel(imported(source))(1)
+    (index,) = (tmp_path / "kept").rglob("*.nbi")
+    index.write_bytes(index.read_bytes()[:left])
+    kernel = Kernel(imported(source))
+    assert kernel(1)
+    assert not kernel(-1)
+
+
 def test_loops_are_compiled_anew_when_any_source_changes(tmp_path, monkeypatch):
     # numba looks at the file of the loop alone, which stays as it is.
     monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path / "kept"))

@@ -10,7 +10,7 @@ import pytest
 from openmm import app, unit
 
 from deltaqmmm.errors import ConfigError, FrameError, NonFiniteError
-from deltaqmmm.mm import OpenMMEngine, OpenMMSettings
+from deltaqmmm.mm import OpenMMEngine, OpenMMSettings, platforms
 from deltaqmmm.mm.mesh import set_mesh
 from deltaqmmm.system import System
 from deltaqmmm.topology import NonbondedSettings, load_topology
@@ -371,6 +371,23 @@ def test_restraint_between_molecules_survives_shifts(from_openmm):
 def test_auto_takes_a_platform_that_is_there(droplet):
     assert droplet.engine(platform="auto").platform in ("CUDA", "HIP", "OpenCL", "CPU")
     assert droplet.engine(platform="Reference").platform == "Reference"
+
+
+@pytest.mark.parametrize("threads", [None, 2])
+def test_auto_goes_on_where_a_platform_does_not_start(box, monkeypatch, threads):
+    """Wherever it fails: also in what is done for the Ewald mesh before."""
+    real = openmm.Context
+
+    def context(system, integrator, platform, properties):
+        if platform.getName() != "Reference":
+            raise openmm.OpenMMException("no such instructions")
+        return real(system, integrator, platform, properties)
+
+    monkeypatch.setattr(openmm, "Context", context)
+    platforms._fix_mesh_threads.cache_clear()
+    assert box.engine(platform="auto", threads=threads).platform == "Reference"
+    with pytest.raises(ConfigError, match="'CPU' does not start: no such instructions"):
+        box.engine(platform="CPU", threads=threads)
 
 
 def test_platform_that_is_not_there(droplet):
