@@ -280,9 +280,13 @@ class NetworkSection:
     qm_radial_functions: int = key(integer(minimum=1), "Gaussians over QM neighbours of each element", 12)
     angular_radial_functions: int = key(integer(minimum=1), "radial parts of the angular functions", 2)
     angular_order: int = key(integer(minimum=2), "highest power of the cosine in the angular functions, 2 to 6", 3)
-    mm_radial_functions: int = key(integer(minimum=1), "Gaussians over all MM sites of each type", 3)
+    mm_radial_functions: int = key(
+        integer(minimum=0),
+        "Gaussians over all MM sites of each type; 0, and no cosines either: the potential and field of the sites",
+        0,
+    )
     mm_wave_functions: int = key(integer(minimum=0), "cosines over all MM sites of each type", 0)
-    mm_near_radial_functions: int = key(integer(minimum=0), "Gaussians over near MM sites of each type", 6)
+    mm_near_radial_functions: int = key(integer(minimum=0), "Gaussians over near MM sites of each type", 4)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from deltaqmmm.ml.committee import (
 from deltaqmmm.ml.derivatives import SiteDerivatives, StoredDerivatives
 from deltaqmmm.ml.descriptor import Descriptor, SiteTypes, type_names
 from deltaqmmm.ml.features import combine, n_features
-from deltaqmmm.ml.functions import RadialFunction, SymmetryFunctions, default_functions
+from deltaqmmm.ml.functions import COULOMB, RadialFunction, SymmetryFunctions, default_functions
 from deltaqmmm.ml.model_file import load_model, save_model
 from deltaqmmm.ml.monomials import rank_of
 from deltaqmmm.ml.network import CommitteeNetwork
@@ -17,6 +17,7 @@ from deltaqmmm.ml.shells import Shell
 from deltaqmmm.ml.surroundings import Surroundings, pull_back
 
 __all__ = [
+    "COULOMB",
     "CommitteeModel",
     "CommitteeNetwork",
     "CommitteeResult",

@@ -4,7 +4,9 @@ The names are those of J. Behler, J. Chem. Phys. 134, 074106 (2011), doi 10.1063
 
     G1 = f_c(r)        G2 = exp(-eta (r - r_s)^2) f_c(r)        G3 = cos(kappa r) f_c(r)
 
-with f_c(r) = (1 - (r / r_c)^6)^3: flat inside, and its first and second derivatives vanish at r_c. The angular
+with f_c(r) = (1 - (r / r_c)^6)^3: flat inside, and its first and second derivatives vanish at r_c. Over all MM sites
+there may be, in place of these, one of another kind, "coulomb": its radial sums are those of f_c(r) / r, its vectors
+those of f_c(r) d / r^3. Weighted with charges they are the electric potential and field at the atom. The angular
 functions are sum_jk g(r_ij) g(r_ik) cos^p theta_jik for p up to an order, g a radial function: those of Behler, with
 powers of 1 + lambda cos theta, are linear combinations of them and of radial ones.
 """
@@ -22,11 +24,13 @@ from torch import Tensor
 from deltaqmmm.errors import ConfigError, ModelError
 from deltaqmmm.units import ANGSTROM
 
-KINDS = ("g1", "g2", "g3")
+KINDS = ("g1", "g2", "g3", "coulomb")
 MM_TYPES_BY = ("element", "name", "none")
 MM_WEIGHTS = ("charge", "count")
 MM_RANKS = (1, 2)
 ANGULAR_ORDERS = range(2, 7)
+CLOSEST = 1e-12
+"""Inverse powers of r^2 are those of no less than this, bohr^2: for a site in the very place of an atom too."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,7 @@ class RadialFunction:
     """One radial symmetry function, without its cutoff.
 
     Attributes:
-        kind: "g1", "g2" or "g3".
+        kind: "g1", "g2", "g3" or "coulomb".
         eta: Of G2, 1/bohr^2.
         shift: r_s of G2, bohr.
         kappa: Of G3, 1/bohr.
@@ -51,6 +55,9 @@ class RadialFunction:
             raise ConfigError(f"the symmetry function '{self.kind}' is unknown; known are {', '.join(KINDS)}.")
         if not all(math.isfinite(value) for value in (self.eta, self.shift, self.kappa)) or self.eta < 0.0:
             raise ConfigError(f"{self}: finite numbers are needed, and eta must not be negative.")
+
+
+COULOMB = RadialFunction("coulomb")
 
 
 @dataclass(frozen=True)
@@ -100,6 +107,11 @@ class SymmetryFunctions:
             raise ConfigError(f"mm_type_by = '{self.mm_type_by}' is unknown; known are {', '.join(MM_TYPES_BY)}.")
         if self.mm_weight not in MM_WEIGHTS:
             raise ConfigError(f"mm_weight = '{self.mm_weight}' is unknown; known are {', '.join(MM_WEIGHTS)}.")
+        for name in ("qm_radial", "angular_radial", "mm_radial", "mm_near_radial"):
+            functions = getattr(self, name)
+            fits = name == "mm_radial" and len(functions) == 1 and self.mm_rank == 1
+            if COULOMB in functions and not fits:
+                raise ConfigError(f"{name} = {functions}: 'coulomb' stands alone, over all MM sites, and with rank 1.")
         if not self.angular_radial:
             raise ConfigError("the angular functions need at least one radial part.")
         if self.angular_order not in ANGULAR_ORDERS:
@@ -151,9 +163,9 @@ def default_functions(
     qm_radial: int = 12,
     angular_radial: int = 2,
     angular_order: int = 3,
-    mm_radial: int = 3,
+    mm_radial: int = 0,
     mm_waves: int = 0,
-    mm_near_radial: int = 6,
+    mm_near_radial: int = 4,
     mm_type_by: str = "element",
     mm_weight: str = "charge",
 ) -> SymmetryFunctions:
@@ -167,8 +179,9 @@ def default_functions(
         qm_radial: How many G2 over QM neighbours of each element.
         angular_radial: How many radial parts the angular functions have.
         angular_order: The highest power of the cosine.
-        mm_radial: How many G2 over all MM sites of each type, beside one G1.
-        mm_waves: How many G3 over all MM sites of each type.
+        mm_radial: How many G2 over all MM sites of each type.
+        mm_waves: How many G3 over all MM sites of each type. Beside G2 and G3 there is one G1; without any of them it
+            is potential and field that are taken.
         mm_near_radial: How many G2 over near MM sites of each type.
         mm_type_by: See `SymmetryFunctions`.
         mm_weight: See `SymmetryFunctions`.
@@ -178,6 +191,11 @@ def default_functions(
         RadialFunction("g2", eta=0.5 / angular_step**2, shift=1.1 * ANGSTROM + index * angular_step)
         for index in range(angular_radial)
     )
+    outer = (
+        RadialFunction("g1"),
+        *reversed(widening_functions(0.45 * mm_cutoff * 0.5 ** (0.5 * (mm_radial - 1)), mm_radial)),
+        *(RadialFunction("g3", kappa=math.pi * (index + 1) / mm_cutoff) for index in range(mm_waves)),
+    )
     return SymmetryFunctions(
         qm_cutoff=qm_cutoff,
         qm_radial=(RadialFunction("g1"), *even_functions(qm_cutoff, qm_radial)),
@@ -185,11 +203,7 @@ def default_functions(
         angular_radial=angular,
         angular_order=angular_order,
         mm_cutoff=mm_cutoff,
-        mm_radial=(
-            RadialFunction("g1"),
-            *reversed(widening_functions(0.45 * mm_cutoff * 0.5 ** (0.5 * (mm_radial - 1)), mm_radial)),
-            *(RadialFunction("g3", kappa=math.pi * (index + 1) / mm_cutoff) for index in range(mm_waves)),
-        ),
+        mm_radial=outer if mm_radial or mm_waves else (COULOMB,),
         mm_type_by=mm_type_by,
         mm_weight=mm_weight,
         mm_near_cutoff=min(mm_near_cutoff, mm_cutoff),
@@ -212,13 +226,31 @@ def cutoff_function(squared: Tensor, cutoff: float) -> tuple[Tensor, Tensor]:
     return square * inside, (-9.0 / cutoff**2) * power * square
 
 
+def potential_and_field(squared: Tensor, cutoff: float) -> tuple[Tensor, Tensor]:
+    """f_c / r and f_c / r^3, and their derivatives with respect to r^2.
+
+    Args:
+        squared: r^2, bohr^2, shape (..., K).
+        cutoff: r_c, bohr.
+
+    Returns:
+        Values, shape (..., 2, K), 1/bohr and 1/bohr^3, and their derivatives, same shape, each by bohr^2 more.
+    """
+    window, window_slope = cutoff_function(squared, cutoff)
+    inverse = 1.0 / squared.clamp(CLOSEST, cutoff**2)
+    root = inverse.sqrt()
+    values = torch.stack([root * window, root * inverse * window], dim=-2)
+    first, second = (window_slope - factor * inverse * window for factor in (0.5, 1.5))
+    return values, torch.stack([root * first, root * inverse * second], dim=-2)
+
+
 def radial_values_and_slopes(
     functions: Sequence[RadialFunction], squared: Tensor, cutoff: float
 ) -> tuple[Tensor, Tensor]:
     """All radial functions and their derivatives.
 
     Args:
-        functions: F functions.
+        functions: F functions, none of them "coulomb".
         squared: r^2, bohr^2, positive, shape (..., K).
         cutoff: r_c, bohr.
 

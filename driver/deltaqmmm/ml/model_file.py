@@ -1,6 +1,7 @@
 """The model file: safetensors, with a JSON header under the key "deltaqmmm". It carries no code.
 
-Version 3. Version 2 had inputs without bounds and no ``reach_X``: it is read. Version 1 was of before the first
+Version 4. Version 3 knew no function "coulomb", version 2 had inputs without bounds and no ``reach_X``: both are read.
+Version 1 was of before the first
 release and had other symmetry functions: it is not. Lengths in bohr, energies in hartree, charges in e. Tensors:
 ``offsets`` (E,), ``scale``, and for each element ``mean_X`` (F,), ``transform_X`` (F, D), ``reach_X`` (D,),
 ``weight_X_l`` (C, in, out) and ``bias_X_l`` (C, 1, out) of layer l. `network.CommitteeNetwork` says what they are. Each
@@ -28,7 +29,7 @@ from deltaqmmm.ml.functions import SymmetryFunctions
 from deltaqmmm.ml.network import CommitteeNetwork
 
 FORMAT = "deltaqmmm model"
-VERSION = 3
+VERSION = 4
 OLDEST = 2
 UNBOUNDED = 1e30
 """A reach that no input comes near: with it the bounded input is the input, to the last digit."""

@@ -6,18 +6,20 @@ For QM atom i, radial function f and type t of neighbours, with w_k the weight o
 
 with m_p the monomials of `monomials.rows_of`: 1, the components, their products. The sums of 1 are the radial symmetry
 functions G1, G2, G3; products of the others with each other are angular functions over pairs of neighbours, since
-(d . d')^n is the scalar product of the monomials of rank n.
+(d . d')^n is the scalar product of the monomials of rank n. Of the function "coulomb" g_f depends on the rank: f_c / r
+for 1, f_c / r^3 for the components.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from deltaqmmm.ml.functions import RadialFunction, radial_values_and_slopes
+from deltaqmmm.ml.functions import COULOMB, RadialFunction, potential_and_field, radial_values_and_slopes
 from deltaqmmm.ml.monomials import derivative, n_rows, raising, rows_of
 
 
@@ -27,6 +29,8 @@ class Shell:
 
     Attributes:
         rank: The highest rank P of the monomials in the sums.
+        coulomb: Whether it is of the function "coulomb" alone. Then values and slopes are of two functions, one for
+            each rank, and all else is of one.
         values: g_f, shape (B, n, F, K).
         slopes: dg_f/d(r^2), shape (B, n, F, K), 1/bohr^2.
         vectors: d, shape (B, n, 3, K), bohr.
@@ -37,6 +41,7 @@ class Shell:
     """
 
     rank: int
+    coulomb: bool
     values: Tensor
     slopes: Tensor
     vectors: Tensor
@@ -70,16 +75,20 @@ class Shell:
             types: One-hot, shape (B, T, K).
             directions: Take monomials of directions, without those for `jacobian`.
         """
-        values, slopes = radial_values_and_slopes(functions, squared, cutoff)
+        coulomb = COULOMB in functions
+        if coulomb:
+            values, slopes = potential_and_field(squared, cutoff)
+        else:
+            values, slopes = radial_values_and_slopes(functions, squared, cutoff)
         if directions:
             inverse = squared.rsqrt()
             rows = rows_of(vectors * inverse[:, :, None], rank, axis=2)
-            return cls(rank, values, slopes, vectors, rows, weights, types, inverse)
-        return cls(rank, values, slopes, vectors, rows_of(vectors, rank + 1, axis=2), weights, types)
+            return cls(rank, coulomb, values, slopes, vectors, rows, weights, types, inverse)
+        return cls(rank, coulomb, values, slopes, vectors, rows_of(vectors, rank + 1, axis=2), weights, types)
 
     def moments(self) -> Tensor:
         """The sums M, shape (B, n, F, R, T), R the number of rows up to the rank."""
-        return self._sums(self.values, n_rows(self.rank))
+        return self._by_rank(self._sums(self.values, n_rows(self.rank)))
 
     def jacobian(self) -> Tensor:
         """Derivatives of the moments of atom i with respect to R_i, shape (B, n, F, R, T, 3); not of directions."""
@@ -87,7 +96,7 @@ class Shell:
         plain = self._sums(self.values, n_rows(self.rank - 1))
         along = torch.einsum("ryc,bifct->bifrty", raising(self.rank).to(steep), steep)
         turning = torch.einsum("ryc,bifct->bifrty", derivative(self.rank).to(plain), plain)
-        return along.mul_(-2.0).sub_(turning)
+        return self._by_rank(along.mul_(-2.0).sub_(turning))
 
     def by_pair(self, gradients: Tensor) -> tuple[Tensor, Tensor]:
         """From derivatives with respect to the moments to those with respect to each vector and each weight in it.
@@ -100,6 +109,10 @@ class Shell:
         Returns:
             dE/dd without the factor w_k, shape (B, n, C, 3, K), and dE/dw_k, shape (B, n, C, K).
         """
+        if self.coulomb:
+            both = gradients.new_zeros(*gradients.shape[:3], 2, *gradients.shape[4:])
+            both[:, :, :, 0, :1], both[:, :, :, 1, 1:] = gradients[:, :, :, 0, :1], gradients[:, :, :, 0, 1:]
+            gradients = both
         n_members, n_frames, n_qm, _, n_moments, n_types = gradients.shape
         lower = n_rows(self.rank - 1)
         # What multiplies the gradients of the monomials, for each component and each monomial in them.
@@ -146,29 +159,33 @@ class Shell:
             index = places.reshape(len(places), *(1,) * (tensor.dim() - 2), -1)
             return tensor.gather(-1, index.expand(*tensor.shape[:-1], -1))
 
-        return Shell(
-            self.rank,
-            chosen(self.values),
-            chosen(self.slopes),
-            chosen(self.vectors),
-            chosen(self.rows[:, :, : n_rows(self.rank)]),
-            weights,
-            chosen(self.types),
-            None if self.inverse is None else chosen(self.inverse),
-        )
+        return replace(self.without_jacobian().each(chosen), weights=weights)
 
     def first(self, count: int, weights: Tensor) -> Shell:
-        """Only the first so many neighbours, with other weights."""
-        return Shell(
-            self.rank,
-            self.values[..., :count],
-            self.slopes[..., :count],
-            self.vectors[..., :count],
-            self.rows[..., :count],
-            weights,
-            self.types[..., :count],
-            None if self.inverse is None else self.inverse[..., :count],
-        )
+        """Only the first so many neighbours, with other weights and without what `jacobian` needs."""
+        return replace(self.without_jacobian().each(lambda tensor: tensor[..., :count]), weights=weights)
+
+    def without_jacobian(self) -> Shell:
+        """Without the monomials that `jacobian` alone needs."""
+        return replace(self, rows=self.rows[:, :, : n_rows(self.rank)])
+
+    def each(self, function: Callable[[Tensor], Tensor]) -> Shell:
+        """With something done to all its tensors."""
+        changes: dict[str, Any] = {
+            name: function(tensor) for name, tensor in vars(self).items() if isinstance(tensor, Tensor)
+        }
+        return replace(self, **changes)
+
+    @classmethod
+    def joined(cls, shells: Sequence[Shell], join: Callable[[Sequence[Tensor]], Tensor]) -> Shell:
+        """The frames of several shells of the same functions, their tensors joined by a function."""
+        names = [name for name, value in vars(shells[0]).items() if isinstance(value, Tensor)]
+        every: dict[str, Any] = {name: join([getattr(shell, name) for shell in shells]) for name in names}
+        return replace(shells[0], **every)
+
+    def _by_rank(self, sums: Tensor) -> Tensor:
+        """Sums over the radial functions (B, n, F, R, ...): of "coulomb" the part of each rank as one function's."""
+        return torch.cat([sums[:, :, :1, :1], sums[:, :, 1:, 1:]], dim=3) if self.coulomb else sums
 
     def _sums(self, radial: Tensor, count: int) -> Tensor:
         """Sums of weighted radial functions times the first so many rows, shape (B, n, F, count, T)."""

@@ -8,7 +8,8 @@ the sites whose gradients enter the loss: all that are near the QM region, and o
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from deltaqmmm.dataset import Dataset, EnergyLabel, LabelledFrame
 from deltaqmmm.errors import DatasetError
-from deltaqmmm.ml import Descriptor, Shell, pull_back, rank_of
+from deltaqmmm.ml import Descriptor, Shell, pull_back
 from deltaqmmm.units import ANGSTROM
 
 FRAMES_AT_ONCE = 2
@@ -36,19 +37,9 @@ class PreparedFrames:
         inner_moments: Of the inner shell, likewise.
         jacobian: Derivatives of these moments of each atom, one after the other, by all QM positions, shape
             (F, n, Q, 3 n).
-        outer_values: Radial functions to these sites, shape (F, n, R, K).
-        outer_slopes: Their derivatives by r^2, shape (F, n, R, K).
-        outer_vectors: Shape (F, n, 3, K).
-        outer_rows: Monomials, shape (F, n, P, K).
-        inner_values: The same for the K' sites of the inner shell.
-        inner_slopes: Their derivatives.
-        inner_vectors: Vectors.
-        inner_rows: Monomials.
+        outer: To these sites, as many for all frames.
+        inner: To the K' of them that are in the inner shell.
         places: Where the sites of the inner shell stand among the K sites, shape (F, K').
-        weights: Shape (F, K).
-        inner_weights: Shape (F, K').
-        types: Shape (F, T, K).
-        inner_types: Shape (F, T, K').
         counted: 1 for sites and 0 for padding, shape (F, K).
         energies: Target, shape (F,), hartree, float64.
         qm_gradients: Target, shape (F, n, 3), hartree/bohr.
@@ -62,19 +53,9 @@ class PreparedFrames:
     outer_moments: Tensor
     inner_moments: Tensor
     jacobian: Tensor
-    outer_values: Tensor
-    outer_slopes: Tensor
-    outer_vectors: Tensor
-    outer_rows: Tensor
-    inner_values: Tensor
-    inner_slopes: Tensor
-    inner_vectors: Tensor
-    inner_rows: Tensor
+    outer: Shell
+    inner: Shell
     places: Tensor
-    weights: Tensor
-    inner_weights: Tensor
-    types: Tensor
-    inner_types: Tensor
     counted: Tensor
     energies: Tensor
     qm_gradients: Tensor
@@ -88,7 +69,20 @@ class PreparedFrames:
 
     def take(self, indices: Tensor) -> PreparedFrames:
         """Some of the frames."""
-        return PreparedFrames(*(getattr(self, field.name)[indices] for field in fields(self)))
+        some: dict[str, Any] = {
+            name: value.each(lambda tensor: tensor[indices]) if isinstance(value, Shell) else value[indices]
+            for name, value in vars(self).items()
+        }
+        return PreparedFrames(**some)
+
+    @classmethod
+    def joined(cls, parts: Sequence[PreparedFrames]) -> PreparedFrames:
+        """The frames of all parts; over sites, the last axis of what is of them, they are padded to the longest."""
+        every: dict[str, Any] = {}
+        for field in fields(cls):
+            values = [getattr(part, field.name) for part in parts]
+            every[field.name] = Shell.joined(values, _join) if isinstance(values[0], Shell) else _join(values)
+        return cls(**every)
 
     def moments(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """What `ml.combine` takes."""
@@ -96,25 +90,7 @@ class PreparedFrames:
 
     def pull_back(self, outer: Tensor, inner: Tensor) -> tuple[Tensor, Tensor]:
         """Derivatives by these sites and by their weights, from those by the moments; see `ml.pull_back`."""
-        outer_shell = Shell(
-            rank=rank_of(self.outer_rows.shape[2]),
-            values=self.outer_values,
-            slopes=self.outer_slopes,
-            vectors=self.outer_vectors,
-            rows=self.outer_rows,
-            weights=self.weights,
-            types=self.types,
-        )
-        inner_shell = Shell(
-            rank=rank_of(self.inner_rows.shape[2]),
-            values=self.inner_values,
-            slopes=self.inner_slopes,
-            vectors=self.inner_vectors,
-            rows=self.inner_rows,
-            weights=self.inner_weights,
-            types=self.inner_types,
-        )
-        return pull_back(outer_shell, inner_shell, self.places, outer, inner)
+        return pull_back(self.outer, self.inner, self.places, outer, inner)
 
 
 def prepare(
@@ -147,10 +123,10 @@ def prepare(
         stop = start + FRAMES_AT_ONCE
         parts.append(_prepare_some(frames[start:stop], samples[start:stop], width, descriptor, target))
         on_frames(len(parts[-1]))
-    return PreparedFrames(*(_joined([getattr(part, field.name) for part in parts]) for field in fields(PreparedFrames)))
+    return PreparedFrames.joined(parts)
 
 
-def _joined(tensors: Sequence[Tensor]) -> Tensor:
+def _join(tensors: Sequence[Tensor]) -> Tensor:
     """One after the other; the last axis, where it is over sites, is padded to the longest."""
     width = max(tensor.shape[-1] for tensor in tensors)
     return torch.cat(
@@ -231,26 +207,22 @@ def _prepare_some(
     for row, indices in enumerate(samples):
         standing[row, indices] = torch.arange(len(indices))
     inner_places = standing.gather(1, around.places)
-    inner_weights = around.inner.weights * (inner_places >= 0)
+    counts = inner_places >= 0
+    inner = replace(
+        around.inner.without_jacobian(),
+        values=around.inner.values * counts[:, None, None],
+        slopes=around.inner.slopes * counts[:, None, None],
+        weights=around.inner.weights * counts,
+    )
     return PreparedFrames(
         radial_moments=neighbours.radial.moments().to(SINGLE),
         angular_moments=neighbours.angular.moments().to(SINGLE),
         outer_moments=moments[0].to(SINGLE),
         inner_moments=moments[1].to(SINGLE),
         jacobian=torch.cat([own, *map(_by_all, (around.outer, around.inner))], dim=2).to(SINGLE),
-        outer_values=outer.values.to(SINGLE),
-        outer_slopes=outer.slopes.to(SINGLE),
-        outer_vectors=outer.vectors.to(SINGLE),
-        outer_rows=outer.rows.to(SINGLE),
-        inner_values=(around.inner.values * (inner_places >= 0)[:, None, None]).to(SINGLE),
-        inner_slopes=(around.inner.slopes * (inner_places >= 0)[:, None, None]).to(SINGLE),
-        inner_vectors=around.inner.vectors.to(SINGLE),
-        inner_rows=around.inner.rows[:, :, : moments[1].shape[3]].to(SINGLE),
+        outer=outer.each(_single),
+        inner=inner.each(_single),
         places=inner_places.clamp(min=0),
-        weights=outer.weights.to(SINGLE),
-        inner_weights=inner_weights.to(SINGLE),
-        types=outer.types.to(SINGLE),
-        inner_types=around.inner.types.to(SINGLE),
         counted=counted.to(SINGLE),
         energies=torch.tensor([label.energy for label in labels], dtype=torch.float64),
         qm_gradients=torch.tensor([label.qm_gradients.tolist() for label in labels], dtype=SINGLE),
@@ -258,6 +230,10 @@ def _prepare_some(
         mm_potentials=potentials.to(SINGLE),
         charge_factors=factors.gather(1, places).to(SINGLE),
     )
+
+
+def _single(tensor: Tensor) -> Tensor:
+    return tensor.to(SINGLE)
 
 
 def _by_all(shell: Shell) -> Tensor:

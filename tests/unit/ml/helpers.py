@@ -138,8 +138,8 @@ def random_rotation(rng):
 # ------------------------------------------------------------- plain loops, from the formulas of the docstrings
 
 
-def plain_radial(function, distance, cutoff):
-    """Behler's G1, G2, G3 with f_c = (1 - (r/r_c)^6)^3, for one distance."""
+def plain_radial(function, distance, cutoff, rank=0):
+    """Behler's G1, G2, G3 with f_c = (1 - (r/r_c)^6)^3, or f_c / r and f_c / r^3 by the rank, for one distance."""
     if distance >= cutoff:
         return 0.0 * distance
     window = (1 - (distance / cutoff) ** 6) ** 3
@@ -147,6 +147,8 @@ def plain_radial(function, distance, cutoff):
         return window
     if function.kind == "g2":
         return torch.exp(-function.eta * (distance - function.shift) ** 2) * window
+    if function.kind == "coulomb":
+        return window / distance ** (2 * rank + 1)
     return torch.cos(function.kappa * distance) * window
 
 
@@ -187,8 +189,9 @@ def plain_moments(shell, qm, mm, weights, kinds, n_types):
         for site, weight, kind in zip(mm, weights, kinds, strict=True):
             d = site - centre
             for function, columns in zip(functions, sums, strict=True):
-                value = weight * plain_radial(function, torch.linalg.norm(d), cutoff)
-                columns[kind] = columns[kind] + value * plain_rows(d, rank)
+                first, others = (plain_radial(function, torch.linalg.norm(d), cutoff, p) for p in (0, 1))
+                values = torch.stack([first, *[others] * (n_rows - 1)])
+                columns[kind] = columns[kind] + weight * values * plain_rows(d, rank)
         columns = [column for columns in sums for column in columns]
         stacked = torch.stack(columns) if columns else torch.zeros(0, n_rows).to(qm)
         atoms.append(stacked.reshape(len(functions), n_types, n_rows))
@@ -269,17 +272,20 @@ def plain_around(functions, elements, symbols, qm, i, mm, weights, kinds, n_type
         ds = [site - qm[i] for site in mm]
         lengths = [torch.linalg.norm(d) for d in ds]
         # The length only so that there is something to stack.
-        gs = [
-            torch.stack([*(weight * plain_radial(f, length, cutoff) for f in radial), length])[:-1]
-            for weight, length in zip(weights, lengths, strict=True)
-        ]
+        gs, g0s = (
+            [
+                torch.stack([*(weight * plain_radial(f, length, cutoff, p) for f in radial), length])[:-1]
+                for weight, length in zip(weights, lengths, strict=True)
+            ]
+            for p in (1, 0)
+        )
         hot = [torch.nn.functional.one_hot(torch.tensor(kind), n_types).double() for kind in kinds]
         single, squares = torch.zeros(2, n_f, n_types, dtype=torch.float64)
         mixed, mixed_squares, mixed_pairs = torch.zeros(3, len(elements), n_f, n_types, dtype=torch.float64)
         pairs = torch.zeros(n_f, n_types, n_types, dtype=torch.float64)
         for k, d in enumerate(ds):
             g = gs[k][:, None] * hot[k]
-            single = single + g
+            single = single + g0s[k][:, None] * hot[k]
             squares = squares + g * lengths[k] ** 2
             for element, h, u in neighbours:
                 of_element = torch.nn.functional.one_hot(torch.tensor(element), len(elements)).double()

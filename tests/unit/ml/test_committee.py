@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deltaqmmm.errors import ModelError
-from deltaqmmm.ml import StoredDerivatives
+from deltaqmmm.ml import COULOMB, StoredDerivatives
 from deltaqmmm.ml import descriptor as descriptor_module
 from tests.unit.ml.helpers import (
     FORMALDEHYDE,
@@ -68,6 +68,7 @@ SHELLS = [
     {"mm_rank": 2, "mm_near_rank": 1},
     {"mm_rank": 2, "mm_near_cutoff": MM_CUTOFF},
     {"mm_radial": ()},
+    {"mm_radial": (COULOMB,)},
     {"angular_order": 2},
     {"angular_order": 5},
 ]
@@ -88,9 +89,14 @@ def test_other_shells_and_orders_are_those_of_plain_loops(changes):
         torch.testing.assert_close(result.charge_gradients[member, 0, :7], expected[2], rtol=1e-10, atol=1e-13)
 
 
+OUTER = {"functions of r": {}, "potential and field": {"mm_radial": (COULOMB,)}}
+each_outer_shell = pytest.mark.parametrize("outer", OUTER.values(), ids=OUTER.keys())
+
+
+@each_outer_shell
 @pytest.mark.parametrize("mm_weight", ["charge", "count"])
-def test_all_partial_derivatives_by_finite_differences(mm_weight):
-    model = make_model(small_functions(mm_weight=mm_weight), n_members=2)
+def test_all_partial_derivatives_by_finite_differences(mm_weight, outer):
+    model = make_model(small_functions(mm_weight=mm_weight, **outer), n_members=2)
     correction = bind(model)
     frames = make_frames(n_frames=1, seed=4)
     result = correction.evaluate(*frames)
@@ -141,9 +147,10 @@ def test_derivatives_are_those_of_the_plain_loops(mm_type_by, mm_weight):
         torch.testing.assert_close(result.charge_gradients[member, 0], expected[2], rtol=1e-10, atol=1e-13)
 
 
+@each_outer_shell
 @pytest.mark.parametrize("mm_weight", ["charge", "count"])
-def test_without_neighbours_it_is_exactly_the_isolated_molecule(mm_weight):
-    correction = bind(make_model(small_functions(mm_weight=mm_weight)))
+def test_without_neighbours_it_is_exactly_the_isolated_molecule(mm_weight, outer):
+    correction = bind(make_model(small_functions(mm_weight=mm_weight, **outer)))
     qm, mm, charges, sites = make_frames(n_sites=6)
     nothing = torch.zeros(2, 0, 3).double(), torch.zeros(2, 0).double(), torch.zeros(2, 0, dtype=torch.int64)
     isolated = correction.evaluate(qm, *nothing)
@@ -249,11 +256,12 @@ def test_derivatives_of_the_near_sites_alone(parts, monkeypatch):
     assert nothing.sites.near(5.0, sums).shape == (2, 4, 0, 3)
 
 
+@each_outer_shell
 @pytest.mark.parametrize("shell", ["outer", "inner"])
 @pytest.mark.parametrize("mm_weight", ["charge", "count"])
-def test_smooth_where_a_site_crosses_a_cutoff(shell, mm_weight):
+def test_smooth_where_a_site_crosses_a_cutoff(shell, mm_weight, outer):
     # One QM atom, so that the site crosses the cutoff of all at once.
-    model = make_model(small_functions(mm_weight=mm_weight))
+    model = make_model(small_functions(mm_weight=mm_weight, **outer))
     correction = bind(model, ("O",))
     # The same networks, with an inner shell that never counts.
     background = bind(replace(model, functions=replace(model.functions, mm_near_cutoff=1e-3)), ("O",))

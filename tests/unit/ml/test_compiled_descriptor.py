@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from deltaqmmm.ml import Surroundings, combine, features
+from deltaqmmm.ml import COULOMB, Surroundings, combine, features
 from deltaqmmm.ml.compiled.feature_loops import combine_sums, feature_table, pull_back_features
 from deltaqmmm.ml.compiled.structure_loops import neighbour_pull_back, neighbour_sums, structure_table
 from deltaqmmm.ml.compiled.surroundings import CompiledSurroundings, near_sites, shell_tables
@@ -23,6 +23,7 @@ CASES = {
     "tensors in both": small_functions(mm_rank=2, mm_radial=OUTER[:2], mm_near_radial=INNER[:1]),
     "one shell": small_functions(mm_near_radial=(), mm_near_rank=1),
     "near sites alone": small_functions(mm_radial=()),
+    "potential and field outside": small_functions(mm_radial=(COULOMB,)),
     "no radial functions inside": small_functions(qm_radial=()),
     "second order": small_functions(angular_order=2),
     "sixth order": small_functions(angular_order=6, angular_radial=small_functions().angular_radial[:1]),

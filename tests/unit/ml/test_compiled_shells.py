@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
 import pytest
 import torch
 
-from deltaqmmm.ml import RadialFunction, Shell, default_functions
+from deltaqmmm.ml import COULOMB, RadialFunction, Shell, default_functions
+from deltaqmmm.ml.compiled.coulomb_loops import PAIRS
 from deltaqmmm.ml.compiled.shell_pull_back import shell_pull_back
 from deltaqmmm.ml.compiled.shell_sums import shell_sums
 from deltaqmmm.ml.compiled.tables import BLOCK, ShellTable
-from deltaqmmm.ml.compiled.vector_loops import PAIRS
 
 CUTOFF = 9.0
-DEFAULT = default_functions()
+DEFAULT = default_functions(mm_radial=3)
 FUNCTIONS = {
     "all kinds": (
         RadialFunction("g1"),
@@ -33,6 +34,7 @@ FUNCTIONS = {
     "flat and equal": (RadialFunction("g2"), RadialFunction("g2"), RadialFunction("g1")),
     "none": (),
 }
+COULOMB_AND_OTHERS = {**FUNCTIONS, "coulomb": (COULOMB,)}
 
 
 def make_frames(n_types=1, n_frames=2, n_qm=3, n_sites=40, n_padded=3, width=12.0, seed=4):
@@ -108,11 +110,13 @@ def assert_as_shell(functions, rank, frames, n_types, cutoff=CUTOFF):
         assert_equal(found, expected)
 
 
-@pytest.mark.parametrize("functions", FUNCTIONS.values(), ids=FUNCTIONS.keys())
-@pytest.mark.parametrize("rank", [0, 1, 2])
+CASES = [*itertools.product(FUNCTIONS, (0, 1, 2)), ("coulomb", 1)]
+
+
+@pytest.mark.parametrize(("name", "rank"), CASES)
 @pytest.mark.parametrize("n_types", [1, 3])
 @pytest.mark.parametrize("compact", [False, True])
-def test_as_shell(functions, rank, n_types, compact):
+def test_as_shell(name, rank, n_types, compact):
     # Of QM atoms close to each other all sites are looked at, of others those within the cutoff of each.
     frames = make_frames(n_types)
     if not compact:
@@ -120,7 +124,7 @@ def test_as_shell(functions, rank, n_types, compact):
     assert is_compact(frames[0]) == compact
     distances = torch.cdist(*frames[:2])
     assert 0.1 < (distances < CUTOFF).double().mean() < 0.9
-    assert_as_shell(functions, rank, frames, n_types)
+    assert_as_shell(COULOMB_AND_OTHERS[name], rank, frames, n_types)
 
 
 def test_as_shell_for_a_higher_rank():
@@ -128,16 +132,17 @@ def test_as_shell_for_a_higher_rank():
 
 
 @pytest.mark.parametrize("n_sites", [1, 7, 8, 9, 255, 256, 257, 700])
-@pytest.mark.parametrize("name", ["all kinds", "outer", "flat and equal"])
+@pytest.mark.parametrize("name", ["all kinds", "outer", "flat and equal", "coulomb"])
 def test_as_shell_for_full_blocks_and_others(name, n_sites):
     # All sites are within the cutoff.
     frames = make_frames(n_frames=1, n_qm=2, n_sites=n_sites, n_padded=0, width=3.0)
     frames[2][:] += 2.0
-    assert_as_shell(FUNCTIONS[name], 1, frames, 1)
+    assert_as_shell(COULOMB_AND_OTHERS[name], 1, frames, 1)
 
 
 @pytest.mark.parametrize(
-    ("name", "rank"), [("outer", 1), ("flat and equal", 1), ("all kinds", 1), ("all kinds", 0), ("inner", 2)]
+    ("name", "rank"),
+    [("outer", 1), ("flat and equal", 1), ("all kinds", 1), ("all kinds", 0), ("inner", 2), ("coulomb", 1)],
 )
 @pytest.mark.parametrize("n_types", [1, 3])
 @pytest.mark.parametrize("compact", [False, True])
@@ -151,15 +156,14 @@ def test_as_shell_for_several_blocks(name, rank, n_types, compact):
     for kind in range(n_types):
         assert (within & (frames[3] == kind)[:, None]).sum(dim=2).min() > max(PAIRS, BLOCK)
     assert not within[..., :-3].all()
-    assert_as_shell(FUNCTIONS[name], rank, frames, n_types)
+    assert_as_shell(COULOMB_AND_OTHERS[name], rank, frames, n_types)
 
 
-@pytest.mark.parametrize("name", ["outer", "inner", "all kinds", "flat and equal"])
-@pytest.mark.parametrize("rank", [1, 2])
+@pytest.mark.parametrize(("name", "rank"), [case for case in CASES if case[0] != "none" and case[1] > 0])
 @pytest.mark.parametrize("compact", [False, True])
 def test_sites_that_only_the_outermost_atom_sees(name, rank, compact):
     """As far from the centre of the QM atoms as a site within the cutoff can be."""
-    functions, fractions = FUNCTIONS[name], torch.tensor([0.98, 0.99, 0.995, 0.999], dtype=torch.float64)
+    functions, fractions = COULOMB_AND_OTHERS[name], torch.tensor([0.98, 0.99, 0.995, 0.999], dtype=torch.float64)
     table = ShellTable.of(functions, CUTOFF, rank)
     qm, _, _, _ = make_frames(n_frames=len(fractions))
     qm *= 0.6 if compact else 4.0
@@ -200,6 +204,7 @@ def test_sites_in_one_place_and_sites_at_an_atom():
     mm[0, 1], mm[0, 3], mm[1, 4] = qm[0, 0], qm[0, 1] + 1e-9, qm[1, 2] + 1e-200
     for name in ("outer", "inner", "squares and equals, in any order"):
         assert_as_shell(FUNCTIONS[name], 2, (qm, mm, weights, types), 1)
+    assert_as_shell((COULOMB,), 1, (qm, mm, weights, types), 1)
     # Here whole arrays divide by the distance; a very small one is the limit.
     close = mm.clone()
     close[0, 1] += 1e-12
@@ -226,10 +231,11 @@ def test_gaussians_to_the_last_digits(eta):
     assert (np.abs(found.ravel() - expected) <= allowed * expected + 1e-300).all()
 
 
-def test_derivatives_by_finite_differences():
-    functions, n_types, step = FUNCTIONS["all kinds"], 2, 1e-4
+@pytest.mark.parametrize(("name", "rank"), [("all kinds", 2), ("coulomb", 1)])
+def test_derivatives_by_finite_differences(name, rank):
+    functions, n_types, step = COULOMB_AND_OTHERS[name], 2, 1e-4
     qm, mm, weights, _ = frames = [tensor.numpy() for tensor in make_frames(n_types)]
-    table = ShellTable.of(functions, CUTOFF, 2)
+    table = ShellTable.of(functions, CUTOFF, rank)
     moments, jacobian = shell_sums(table, *frames, n_types)
     gradients = random_gradients(moments.shape, 1).numpy() / np.abs(moments).max(axis=(0, 1, 4))[:, :, None]
     by_site, by_weight = np.zeros((1, *mm.shape)), np.zeros((1, *weights.shape))
@@ -296,12 +302,13 @@ def test_tensors_that_are_not_contiguous():
 
 
 @pytest.mark.parametrize("place", ["qm", "mm", "weights"])
-def test_what_is_not_a_number_shows(place):
+@pytest.mark.parametrize("name", ["inner", "coulomb"])
+def test_what_is_not_a_number_shows(name, place):
     frames = dict(zip(("qm", "mm", "weights", "types"), make_frames(), strict=True))
     # Within the cutoff, but for itself.
     frames["mm"][1, 1] = frames["qm"][1, 1] + 1.0
     frames[place][1, 1] = math.nan
-    moments, jacobian = tensor_sums(ShellTable.of(FUNCTIONS["inner"], CUTOFF, 1), *frames.values(), 1)
+    moments, jacobian = tensor_sums(ShellTable.of(COULOMB_AND_OTHERS[name], CUTOFF, 1), *frames.values(), 1)
     assert moments[1].isnan().any()
     assert jacobian[1].isnan().any()
     assert moments[0].isfinite().all()

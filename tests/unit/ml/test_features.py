@@ -10,7 +10,7 @@ import torch
 
 from deltaqmmm.ml import Descriptor, SiteTypes, combine, n_features
 from deltaqmmm.ml.features import pull_back_features
-from deltaqmmm.ml.functions import RadialFunction, default_functions
+from deltaqmmm.ml.functions import COULOMB, RadialFunction, default_functions
 from tests.unit.ml.helpers import (
     FORMALDEHYDE,
     NEAR_CUTOFF,
@@ -32,6 +32,8 @@ CASES = {
     "one shell": small_functions(mm_near_radial=(), mm_near_rank=1),
     "one shell, with tensors": small_functions(mm_rank=2, mm_near_radial=()),
     "near sites alone": small_functions(mm_radial=()),
+    "potential and field": small_functions(mm_radial=(COULOMB,)),
+    "potential and field alone": small_functions(mm_radial=(COULOMB,), mm_near_radial=(), mm_near_rank=1),
     "many powers": small_functions(angular_order=6),
 }
 each_case = pytest.mark.parametrize("functions", CASES.values(), ids=CASES.keys())
@@ -135,6 +137,6 @@ def test_features_of_the_surroundings_are_zero_without_sites(functions):
 def test_the_number_of_features_by_hand(n_elements, n_types):
     pairs, type_pairs = n_elements * (n_elements + 1) // 2, n_types * (n_types + 1) // 2
     inside = 13 * n_elements + 2 * 3 * pairs
-    outer = 4 * (n_types + n_elements * n_types + type_pairs)
-    inner = 6 * (n_types + n_elements * n_types + type_pairs + 2 * n_elements * n_types + n_types)
+    outer = n_types + n_elements * n_types + type_pairs
+    inner = 4 * (n_types + n_elements * n_types + type_pairs + 2 * n_elements * n_types + n_types)
     assert n_features(default_functions(), n_elements, n_types) == inside + outer + inner

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from deltaqmmm.errors import ConfigError, ModelError
-from deltaqmmm.ml import RadialFunction, SymmetryFunctions, default_functions
-from deltaqmmm.ml.functions import cutoff_function, radial_values_and_slopes, widening_functions
+from deltaqmmm.ml import COULOMB, RadialFunction, SymmetryFunctions, default_functions
+from deltaqmmm.ml.functions import cutoff_function, potential_and_field, radial_values_and_slopes, widening_functions
 from deltaqmmm.units import ANGSTROM
 from tests.unit.ml.helpers import plain_radial, small_functions
 
@@ -93,6 +93,21 @@ def test_slopes_by_finite_differences():
     torch.testing.assert_close(slope, (window_above - window_below) / (2 * step), rtol=1e-7, atol=1e-10)
 
 
+def test_potential_and_field_are_those_of_the_formulas():
+    squared = squared_distances().requires_grad_()
+    found = potential_and_field(squared.detach(), CUTOFF)
+    for rank in (0, 1):
+        # Beside 1/r and 1/r^3 by hand, for one.
+        values = torch.stack([plain_radial(COULOMB, square.sqrt(), CUTOFF, rank) for square in squared])
+        (slopes,) = torch.autograd.grad(values.sum(), squared)
+        torch.testing.assert_close(found[0][rank], values.detach(), rtol=1e-13, atol=1e-15)
+        torch.testing.assert_close(found[1][rank], slopes, rtol=1e-11, atol=1e-15)
+        by_hand, _ = potential_and_field(torch.tensor([16.0], dtype=torch.float64), CUTOFF)
+        assert by_hand[rank].item() == pytest.approx((63 / 64) ** 3 / 4.0 ** (1 + 2 * rank), rel=1e-14)
+    # In the very place of an atom they are numbers.
+    assert all(tensor.isfinite().all() for tensor in potential_and_field(torch.zeros(1).double(), CUTOFF))
+
+
 def test_value_and_two_derivatives_vanish_at_the_cutoff():
     previous = None
     for gap in (1e-2, 1e-3):
@@ -155,6 +170,11 @@ def test_bad_radial_functions_are_refused(values):
         ({"mm_near_rank": 0}, "ranks"),
         ({"mm_near_rank": 3}, "ranks"),
         ({"mm_near_rank": 1.5}, "ranks"),
+        ({"qm_radial": (COULOMB,)}, "qm_radial .* 'coulomb' stands alone"),
+        ({"angular_radial": (COULOMB,)}, "angular_radial .* 'coulomb' stands alone"),
+        ({"mm_near_radial": (COULOMB,)}, "mm_near_radial .* 'coulomb' stands alone"),
+        ({"mm_radial": (COULOMB, RadialFunction("g1"))}, "mm_radial .* 'coulomb' stands alone"),
+        ({"mm_radial": (COULOMB,), "mm_rank": 2}, "mm_radial .* 'coulomb' stands alone"),
     ],
 )
 def test_bad_sets_of_functions_are_refused(changes, word):
@@ -223,6 +243,12 @@ def test_default_functions_are_what_is_asked_for():
     # The widest over all sites has its width at 0.45 of the cutoff; the narrowest over near ones at 0.8 angstrom.
     assert functions.mm_radial[1].eta == pytest.approx(0.5 / 9.0**2)
     assert functions.mm_near_radial[-1].eta == pytest.approx(0.5 / (0.8 * ANGSTROM) ** 2)
+
+
+def test_without_gaussians_and_waves_it_is_potential_and_field():
+    assert default_functions().mm_radial == (COULOMB,)
+    assert [f.kind for f in default_functions(mm_waves=1).mm_radial] == ["g1", "g3"]
+    assert [f.kind for f in default_functions(mm_radial=1).mm_radial] == ["g1", "g2"]
 
 
 def test_near_sites_are_within_all_sites():

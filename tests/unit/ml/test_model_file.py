@@ -189,9 +189,9 @@ def test_a_foreign_file(tmp_path, metadata):
 @pytest.mark.parametrize(
     ("key", "value", "word"),
     [
-        ("version", 1, "version 1, and this deltaqmmm reads versions 2 to 3: it has to be trained again"),
-        ("version", 4, "version 4, and this deltaqmmm reads versions 2 to 3: take the newer deltaqmmm"),
-        ("version", None, "version None, and this deltaqmmm reads versions 2 to 3: it has to be trained again"),
+        ("version", 1, "version 1, and this deltaqmmm reads versions 2 to 4: it has to be trained again"),
+        ("version", 5, "version 5, and this deltaqmmm reads versions 2 to 4: take the newer deltaqmmm"),
+        ("version", None, "version None, and this deltaqmmm reads versions 2 to 4: it has to be trained again"),
         ("units", "angstrom, kJ/mol, e", "angstrom, kJ/mol, e"),
         ("format", "deltaqmmm checkpoint 1", "deltaqmmm checkpoint 1"),
         ("functions", {}, "functions"),
@@ -256,7 +256,7 @@ def test_tensors_that_do_not_fit(file, name):
     load_model(file)
 
 
-@pytest.mark.parametrize("version", [2, 3])
+@pytest.mark.parametrize("version", [2, 3, 4])
 def test_an_old_file_goes_on_loading(version, tmp_path):
     expected = json.loads((DATA / f"model_v{version}.json").read_text())
     file = DATA / f"model_v{version}.safetensors"

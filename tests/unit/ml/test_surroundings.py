@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from deltaqmmm.ml import RadialFunction, Surroundings
+from deltaqmmm.ml import COULOMB, RadialFunction, Surroundings
 from tests.unit.ml.helpers import MM_CUTOFF, NEAR_CUTOFF, make_frames, plain_moments, shells_of, small_functions
 
 BOTH = small_functions()
@@ -14,6 +14,7 @@ CASES = {
     "tensors outside": small_functions(mm_rank=2, mm_near_rank=1),
     "one shell": small_functions(mm_near_radial=(), mm_near_rank=1),
     "near sites alone": small_functions(mm_radial=()),
+    "potential and field": small_functions(mm_radial=(COULOMB,)),
     "near as far as all": small_functions(mm_near_cutoff=MM_CUTOFF, mm_rank=2),
 }
 each_case = pytest.mark.parametrize("functions", CASES.values(), ids=CASES.keys())

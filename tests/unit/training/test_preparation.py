@@ -200,7 +200,7 @@ def test_frames_are_taken_by_their_numbers():
     frames = prepared(FUNCTIONS, 8.0)
     some = frames.take(torch.tensor([3, 0]))
     assert len(some) == 2
-    assert torch.equal(some.inner_values, frames.inner_values[[3, 0]])
+    assert torch.equal(some.inner.values, frames.inner.values[[3, 0]])
     assert torch.equal(some.places, frames.places[[3, 0]])
 
 

@@ -13,7 +13,7 @@ import torch
 
 from deltaqmmm.dataset import Dataset, EnergyLabel, LabelledFrame, LabelSettings, Source, SystemTable
 from deltaqmmm.errors import DatasetError, ModelError, NonFiniteError
-from deltaqmmm.ml import Descriptor, RadialFunction, SiteTypes
+from deltaqmmm.ml import COULOMB, Descriptor, RadialFunction, SiteTypes
 from deltaqmmm.training import preparation
 from deltaqmmm.training import trainer as trainer_module
 from deltaqmmm.training.loss import GRADIENT_UNIT, squared_errors
@@ -151,9 +151,14 @@ def errors_of(model, dataset, target, mm_gradient_cutoff=SETTINGS.mm_gradient_cu
 @pytest.mark.parametrize("target", ["delta", "direct"])
 @pytest.mark.parametrize(
     ("base", "mm_gradient_cutoff"),
-    # The third leaves some sites of the inner shell out.
-    [(FUNCTIONS, SETTINGS.mm_gradient_cutoff), (ONE_SHELL, SETTINGS.mm_gradient_cutoff), (FUNCTIONS, 4.0)],
-    ids=["both shells", "one shell", "few sites"],
+    # The last leaves some sites of the inner shell out.
+    [
+        (FUNCTIONS, SETTINGS.mm_gradient_cutoff),
+        (ONE_SHELL, SETTINGS.mm_gradient_cutoff),
+        (replace(FUNCTIONS, mm_radial=(COULOMB,)), SETTINGS.mm_gradient_cutoff),
+        (FUNCTIONS, 4.0),
+    ],
+    ids=["both shells", "one shell", "potential and field", "few sites"],
 )
 def test_the_loss_sees_what_the_correction_gives(monkeypatch, target, mm_type_by, base, mm_gradient_cutoff):
     # In parts whose inner shells are of different widths.

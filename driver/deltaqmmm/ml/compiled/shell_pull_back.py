@@ -6,18 +6,18 @@ import numpy as np
 
 from deltaqmmm.jit import Kernel, inlined
 from deltaqmmm.ml.compiled.arrays import check, checked_frames
+from deltaqmmm.ml.compiled.coulomb_loops import (
+    FOUND,
+    PAIRS,
+    CoulombRoom,
+    coulomb_room,
+    fill_coulomb,
+    is_coulomb,
+    pull_back_coulomb,
+)
 from deltaqmmm.ml.compiled.radial_loops import multiply_rows, radial_functions
 from deltaqmmm.ml.compiled.site_loops import clear, find_within, load, load_all, most_within, sort_sites
 from deltaqmmm.ml.compiled.tables import BLOCK, FUNCTIONS, Block, RadialTable, RowTable, ShellTable, Sites, site_room
-from deltaqmmm.ml.compiled.vector_loops import (
-    FOUND,
-    PAIRS,
-    VectorRoom,
-    are_vectors,
-    fill_gaussians,
-    pull_back_vectors,
-    vector_room,
-)
 from deltaqmmm.results import FloatArray, IntArray
 
 # A loop is done for several pairs at once where it is certain that what it writes is nothing that it reads. That is
@@ -188,8 +188,8 @@ def _add_pull_back(
 
 
 @Kernel
-def _add_vector_pull_back(
-    radial: RadialTable,
+def _add_coulomb_pull_back(
+    cutoff: float,
     qm: FloatArray,
     mm: FloatArray,
     weights: FloatArray,
@@ -198,14 +198,14 @@ def _add_vector_pull_back(
     by_site: FloatArray,
     by_weight: FloatArray,
     sites: Sites,
-    room: VectorRoom,
+    room: CoulombRoom,
     sums: FloatArray,
 ) -> bool:
-    """The same for what `vector_loops` can do."""
+    """The same for the function "coulomb"."""
     for frame in range(len(qm)):
-        if not sort_sites(radial.cutoff, qm[frame], mm[frame], weights[frame], types[frame], True, sites):
+        if not sort_sites(cutoff, qm[frame], mm[frame], weights[frame], types[frame], True, sites):
             return False
-        everything, n_sites = most_within(radial.cutoff, qm[frame]), sites.starts[len(sites.starts) - 1]
+        everything, n_sites = most_within(cutoff, qm[frame]), sites.starts[len(sites.starts) - 1]
         for member in range(len(gradients)):
             clear(sums[member], 4, n_sites)
         for atom in range(qm.shape[1]):
@@ -213,7 +213,7 @@ def _add_vector_pull_back(
             for kind in range(gradients.shape[5]):
                 first, last = sites.starts[kind], sites.starts[kind + 1]
                 if not everything:
-                    first, last = 0, find_within(radial.cutoff, centre, kind, sites)
+                    first, last = 0, find_within(cutoff, centre, kind, sites)
                 for begin in range(first, last, PAIRS):
                     end = min(begin + PAIRS, last)
                     size = end - begin
@@ -221,9 +221,9 @@ def _add_vector_pull_back(
                         load_all(centre, sites, begin, end, room.rows)
                     else:
                         size = load(centre, sites, begin, end, room.rows)
-                    fill_gaussians(radial, False, size, room)
+                    fill_coulomb(cutoff, False, size, room)
                     for member in range(len(gradients)):
-                        pull_back_vectors(radial.etas, gradients[member, frame, atom], kind, size, room)
+                        pull_back_coulomb(gradients[member, frame, atom, 0], kind, size, room)
                         if everything:
                             _add_all(room.rows[FOUND:], begin, size, sums[member])
                         else:
@@ -270,8 +270,8 @@ def shell_pull_back(
         return
     sites = site_room(mm.shape[1], n_types)
     sums = np.empty((n_members, 4, len(sites.numbers)))
-    if are_vectors(table):
-        known = _add_vector_pull_back(table.radial, *given, by_site, by_weight, sites, vector_room(), sums)
+    if is_coulomb(table):
+        known = _add_coulomb_pull_back(table.radial.cutoff, *given, by_site, by_weight, sites, coulomb_room(), sums)
     else:
         block = table.block_room(BLOCK)
         known = _add_pull_back(table.radial, table.rows, *given, by_site, by_weight, sites, block, sums)

@@ -10,19 +10,18 @@ import numpy as np
 
 from deltaqmmm.jit import Kernel, inlined
 from deltaqmmm.ml.compiled.arrays import checked_frames
+from deltaqmmm.ml.compiled.coulomb_loops import (
+    PAIRS,
+    CoulombRoom,
+    add_coulomb,
+    coulomb_room,
+    fill_coulomb,
+    give_coulomb,
+    is_coulomb,
+)
 from deltaqmmm.ml.compiled.radial_loops import multiply_rows, radial_functions
 from deltaqmmm.ml.compiled.site_loops import clear, find_within, load, load_all, most_within, sort_sites
 from deltaqmmm.ml.compiled.tables import BLOCK, GROUP, Block, RadialTable, RowTable, ShellTable, Sites, site_room
-from deltaqmmm.ml.compiled.vector_loops import (
-    PAIRS,
-    VectorRoom,
-    add_plain,
-    add_steep,
-    are_vectors,
-    fill_gaussians,
-    give_sums,
-    vector_room,
-)
 from deltaqmmm.results import FloatArray, IntArray
 
 
@@ -112,8 +111,8 @@ def _fill_shell_sums(
 
 
 @Kernel
-def _fill_vector_sums(
-    radial: RadialTable,
+def _fill_coulomb_sums(
+    cutoff: float,
     qm: FloatArray,
     mm: FloatArray,
     weights: FloatArray,
@@ -121,21 +120,20 @@ def _fill_vector_sums(
     moments: FloatArray,
     jacobian: FloatArray,
     sites: Sites,
-    room: VectorRoom,
+    room: CoulombRoom,
 ) -> bool:
-    """The same for what `vector_loops` can do."""
+    """The same for the function "coulomb"."""
     for frame in range(len(qm)):
-        if not sort_sites(radial.cutoff, qm[frame], mm[frame], weights[frame], types[frame], False, sites):
+        if not sort_sites(cutoff, qm[frame], mm[frame], weights[frame], types[frame], False, sites):
             return False
-        everything = most_within(radial.cutoff, qm[frame])
+        everything = most_within(cutoff, qm[frame])
         for atom in range(qm.shape[1]):
             centre = qm[frame, atom]
             for kind in range(moments.shape[4]):
-                clear(room.plain, *room.plain.shape)
-                clear(room.steep, *room.steep.shape)
+                room.sums[:] = 0.0
                 first, last = sites.starts[kind], sites.starts[kind + 1]
                 if not everything:
-                    first, last = 0, find_within(radial.cutoff, centre, kind, sites)
+                    first, last = 0, find_within(cutoff, centre, kind, sites)
                 for begin in range(first, last, PAIRS):
                     end = min(begin + PAIRS, last)
                     size = end - begin
@@ -143,11 +141,9 @@ def _fill_vector_sums(
                         load_all(centre, sites, begin, end, room.rows)
                     else:
                         size = load(centre, sites, begin, end, room.rows)
-                    fill_gaussians(radial, True, size, room)
-                    add_plain(size, room.rows, room.plain)
-                    for index in range(len(radial.etas)):
-                        add_steep(radial.etas, index, size, room.rows, room.steep)
-                give_sums(kind, room, moments[frame, atom], jacobian[frame, atom])
+                    fill_coulomb(cutoff, True, size, room)
+                    add_coulomb(size, room)
+                give_coulomb(kind, room.sums, moments[frame, atom, 0], jacobian[frame, atom, 0])
     return True
 
 
@@ -174,9 +170,9 @@ def shell_sums(
     moments = np.empty((*qm.shape[:2], table.n_functions, table.n_rows, n_types))
     jacobian = np.empty((*moments.shape, 3))
 
-    if are_vectors(table):
-        room = site_room(mm.shape[1], n_types), vector_room()
-        known = _fill_vector_sums(table.radial, *given, moments, jacobian, *room)
+    if is_coulomb(table):
+        room = site_room(mm.shape[1], n_types), coulomb_room()
+        known = _fill_coulomb_sums(table.radial.cutoff, *given, moments, jacobian, *room)
     else:
         general = site_room(mm.shape[1], n_types), table.block_room(BLOCK)
         known = _fill_shell_sums(table.radial, table.rows, *given, moments, jacobian, *general)

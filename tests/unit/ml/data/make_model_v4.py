@@ -1,6 +1,6 @@
-"""Made model_v3.safetensors and model_v3.json, once: what is read by later releases must not be written again.
+"""Made model_v4.safetensors and model_v4.json, once: what is read by later releases must not be written again.
 
-Run from the repository root: python -m tests.unit.ml.data.make_model_v3 FOLDER
+Run from the repository root: python -m tests.unit.ml.data.make_model_v4 FOLDER
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import json
 import sys
 from pathlib import Path
 
-from deltaqmmm.ml import RadialFunction, save_model
+from deltaqmmm.ml import COULOMB, RadialFunction, save_model
 from tests.unit.ml.helpers import (
     FORMALDEHYDE,
     SITE_CHARGES,
@@ -26,14 +26,14 @@ def main(folder: Path) -> None:
         qm_radial=(RadialFunction("g2", eta=0.4, shift=2.1),),
         angular_radial=(RadialFunction("g2", eta=0.1, shift=1.9),),
         angular_order=2,
-        mm_radial=(RadialFunction("g2", eta=0.05), RadialFunction("g3", kappa=0.8)),
+        mm_radial=(COULOMB,),
         mm_near_radial=(RadialFunction("g1"), RadialFunction("g2", eta=0.1, shift=0.5)),
     )
     model = make_model(functions, elements=("C", "H", "O"), mm_types=("H", "O"), n_members=2, hidden=(4,))
     qm, mm, charges, sites = frames = make_frames(n_frames=2, n_sites=5)
     correction = model.bind(FORMALDEHYDE, SITE_SYMBOLS[:6], SITE_TYPES[:6], SITE_CHARGES[:6])
     result = correction.evaluate(*frames)
-    save_model(folder / "model_v3.safetensors", model)
+    save_model(folder / "model_v4.safetensors", model)
     content = {
         "qm_symbols": FORMALDEHYDE,
         "site_symbols": SITE_SYMBOLS[:6],
@@ -48,7 +48,7 @@ def main(folder: Path) -> None:
         "mm_gradients": result.mm_gradients.tolist(),
         "charge_gradients": result.charge_gradients.tolist(),
     }
-    (folder / "model_v3.json").write_text(json.dumps(content, indent=1) + "\n")
+    (folder / "model_v4.json").write_text(json.dumps(content, indent=1) + "\n")
 
 
 if __name__ == "__main__":
