@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -22,20 +23,34 @@ class FeatureTable(NamedTuple):
         n_features: Their number.
         n_radial: Radial functions over QM neighbours, F.
         rank_starts: Where the monomials of directions of each rank from 1 on start, and where they end.
+        products: For each pair of elements and each of the F' R monomials of directions, in which feature their product
+            is, shape (E (E + 1) / 2, F' R); 0 for the monomials of rank 0, which are in none.
         rows: How monomials of vectors are made of each other, up to rank 2 or higher.
     """
 
     n_features: int
     n_radial: int
     rank_starts: IntArray
+    products: IntArray
     rows: RowTable
 
 
 def feature_table(functions: SymmetryFunctions, n_elements: int, n_types: int) -> FeatureTable:
     """Make the table for E elements and T types of MM sites."""
     starts = [first_row(rank) for rank in range(1, functions.angular_order + 2)]
+    n_pairs, n_radial = n_elements * (n_elements + 1) // 2, len(functions.qm_radial)
+    products = np.zeros((n_pairs, len(functions.angular_radial), starts[-1]), dtype=np.int64)
+    place = n_radial * n_elements
+    for start, stop in pairwise(starts):
+        for index in range(len(functions.angular_radial)):
+            products[:, index, start:stop] = place + np.arange(n_pairs)[:, None]
+            place += n_pairs
     return FeatureTable(
-        n_features(functions, n_elements, n_types), len(functions.qm_radial), np.array(starts), row_table(2)
+        n_features(functions, n_elements, n_types),
+        n_radial,
+        np.array(starts),
+        products.reshape(n_pairs, -1),
+        row_table(2),
     )
 
 
@@ -202,6 +217,32 @@ def _pull_back_shell(
     return after
 
 
+@inlined("contract")
+def _pull_back_products(
+    table: FeatureTable, slopes: FloatArray, sums: FloatArray, found: FloatArray, spread: FloatArray
+) -> int:
+    """Add derivatives by the sums of directions (E, F' R) from those by their products; how many products there are.
+
+    Those by one product are spread over its monomials first, so that the loops are long.
+    """
+    pair = 0
+    for element in range(len(sums)):
+        for other in range(element, len(sums)):
+            for row in range(len(spread)):
+                spread[row] = slopes[table.products[pair, row]]
+            for row in range(len(spread)):
+                found[element, row] += spread[row] * sums[other, row]
+            for row in range(len(spread)):
+                found[other, row] += spread[row] * sums[element, row]
+            pair += 1
+    n_rows = table.rank_starts[len(table.rank_starts) - 1]
+    for element in range(len(sums)):
+        for row in range(0, len(spread), n_rows):
+            found[element, row] = 0.0
+    n_ranks: int = len(table.rank_starts) - 1
+    return pair * n_ranks * (len(spread) // n_rows)
+
+
 @Kernel
 def _fill_moment_gradients(
     table: FeatureTable,
@@ -214,6 +255,7 @@ def _fill_moment_gradients(
     by_outer: FloatArray,
     by_inner: FloatArray,
     rows: FloatArray,
+    spread: FloatArray,
 ) -> bool:
     """Fill in what `pull_back_features` gives."""
     n_atoms, n_elements, n_sums = inside.shape[1], inside.shape[2], inside.shape[3]
@@ -232,15 +274,7 @@ def _fill_moment_gradients(
                     for element in range(n_elements):
                         found[element, index] = given[place]
                         place += 1
-                for rank in range(len(starts) - 1):
-                    for start in range(n_radial, n_sums, n_rows):
-                        for element in range(n_elements):
-                            for other in range(element, n_elements):
-                                slope = given[place]
-                                place += 1
-                                for row in range(start + starts[rank], start + starts[rank + 1]):
-                                    found[element, row] += slope * sums[other, row]
-                                    found[other, row] += slope * sums[element, row]
+                place += _pull_back_products(table, given, sums[:, n_radial:], found[:, n_radial:], spread)
                 directions = sums[:, n_radial : n_radial + n_rows]
                 by_directions = found[:, n_radial : n_radial + n_rows]
                 around = outer[frame, atom], by_outer[member, frame, atom]
@@ -300,5 +334,7 @@ def pull_back_features(
         np.empty((n_members, *inner.shape)),
     )
 
-    _fill_moment_gradients(table, inside, outer, inner, rows, blocks, *found, np.empty((2, 10)))
+    _fill_moment_gradients(
+        table, inside, outer, inner, rows, blocks, *found, np.empty((2, 10)), np.empty(table.products.shape[1])
+    )
     return found
