@@ -1,12 +1,13 @@
 """The claims of the method, tested on this system: how fast errors fall with frames, and with the reach into the water.
 
 Trains one network for each number of training frames and each MM cutoff, Delta and direct, on `train.h5`, and judges
-them on `test.h5`; and one, Delta, for each other choice of what tells MM sites apart. What is done is kept in
-`study_PART.json`, so that an interrupted study goes on. Ends with two tables (`study.md`) and two figures. On all
-frames training takes half of the epochs of the committees that are shipped, on fewer frames more, up to four times as
-many.
+them on `test.h5`; and one, Delta, for each other choice of what tells MM sites apart, and of the functions over MM
+sites. All but the last see sums of Gaussians over the MM sites, which were the default when the study was made. What is
+done is kept in `study_PART.json`, so that an interrupted study goes on. Ends with three tables (`study.md`) and two
+figures. On all frames training takes half of the epochs of the committees that are shipped, on fewer frames more, up to
+four times as many.
 
-    python study.py direct types &  # beside it on another core
+    python study.py direct types functions &  # beside it on another core
     python study.py Delta
     python study.py                 # what is missing of all parts, and the tables
 """
@@ -36,25 +37,30 @@ TARGETS = {"Delta": "delta", "direct": "direct"}
 EPOCHS = 100
 FRAMES = (30, 60, 120, 240)  # and all
 CUTOFFS = (4.0, 6.0, 9.0, 14.0)
-SHIPPED = ("none", "charge")  # mm_type_by and mm_weight of box/config.toml
+TYPES = ("none", "charge")  # mm_type_by and mm_weight of box/config.toml
 OTHER_TYPES = (("element", "charge"), ("element", "count"), ("none", "count"))
+GAUSSIANS = (3, 6)  # mm_radial_functions and mm_near_radial_functions
+OTHER_FUNCTIONS = ((0, 6), (0, 4))  # without Gaussians over all sites there are their potential and field
+OPTIONS = ("mm_type_by", "mm_weight", "mm_radial_functions", "mm_near_radial_functions")
 COLUMNS = ("energy", "qm_gradients", "near_mm_gradients", "mm_gradients")
 
 
 class Run(NamedTuple):
-    """One network: what it learns, from how many frames, how far it sees the MM sites (angstrom), and as what."""
+    """One network: what it learns, from how many frames, how far it sees the MM sites (angstrom), as what, by what."""
 
     name: str
     frames: int
     cutoff: float
-    mm_type_by: str = SHIPPED[0]
-    mm_weight: str = SHIPPED[1]
+    mm_type_by: str = TYPES[0]
+    mm_weight: str = TYPES[1]
+    mm_radial_functions: int = GAUSSIANS[0]
+    mm_near_radial_functions: int = GAUSSIANS[1]
 
     @property
     def key(self):
         """Its name in `study_PART.json`."""
         short = f"{self.name} {self.frames} {self.cutoff:g}"
-        return short if self[3:] == SHIPPED else f"{short} {self.mm_type_by} {self.mm_weight}"
+        return " ".join([short] if self[3:] == TYPES + GAUSSIANS else [short, *map(str, self[3:])])
 
 
 def parts(longest, every):
@@ -65,7 +71,8 @@ def parts(longest, every):
         for name in TARGETS
     }
     # Not by name: that would tell the two hydrogens of a water apart.
-    return runs | {"types": [Run("Delta", every, longest, *types) for types in OTHER_TYPES]}
+    types = [Run("Delta", every, longest, *types) for types in OTHER_TYPES]
+    return runs | {"types": types, "functions": [Run("Delta", every, longest, *TYPES, *n) for n in OTHER_FUNCTIONS]}
 
 
 def main():
@@ -91,7 +98,7 @@ def main():
 
 def train(config, training, test, run):
     """Train one network and judge it."""
-    network = replace(config.network, mm_cutoff_angstrom=run.cutoff, mm_type_by=run.mm_type_by, mm_weight=run.mm_weight)
+    network = replace(config.network, mm_cutoff_angstrom=run.cutoff, **{name: getattr(run, name) for name in OPTIONS})
     epochs = EPOCHS * min(4, round(len(training.frames) / run.frames))
     settings = training_settings(config, members=1)
     settings = replace(settings, target=TARGETS[run.name], epochs=epochs, patience=epochs)
@@ -126,6 +133,10 @@ def report(results, runs, longest, every):
     lines += ["", f"| types of MM sites | weight | {errors} |", "|---|---|---|---|---|---|"]
     for run in (Run("Delta", every, longest), *runs["types"]):
         lines.append(table_row(run.mm_type_by, run.mm_weight, *cells(results[run.key])))
+    lines += ["", f"| over all MM sites | Gaussians over near ones | {errors} |", "|---|---|---|---|---|---|"]
+    for run in (Run("Delta", every, longest), *runs["functions"]):
+        name = f"G1 and {run.mm_radial_functions} Gaussians" if run.mm_radial_functions else "potential and field"
+        lines.append(table_row(name, run.mm_near_radial_functions, *cells(results[run.key])))
     write_atomically(HERE / "study.md", ("\n".join(lines) + "\n").encode())
     print("\n".join(lines))
     baseline = errors_of(first, row="baseline")[:3]
