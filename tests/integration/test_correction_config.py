@@ -146,13 +146,21 @@ def test_what_the_user_reads_at_the_start(make, model):
 
 
 @pytest.mark.parametrize(
-    ("known", "warned"), [(None, False), ("C4 H4 N2 O2, charge +0", False), ("C2 H3 N, charge +0", True)]
+    ("known", "expected"),
+    [
+        (
+            None,
+            ["the model does not say for which QM region it was trained;", "this one is C4 H4 N2 O2, charge +0:"],
+        ),
+        ("C4 H4 N2 O2, charge +0", []),
+        ("C2 H3 N, charge +0", ["the model was trained on another QM region, C2 H3 N, charge +0:"]),
+    ],
 )
-def test_a_model_of_another_qm_region_of_the_same_elements_is_warned_of(make, model, known, warned):
+def test_a_model_of_another_qm_region_of_the_same_elements_is_warned_of(make, model, known, expected):
     model(provenance={} if known is None else {"qm_region": known})
     text = describe(load_potential(read_config(make())))
-    assert ("WARNING" in text) == warned
-    assert ("trained on another QM region, C2 H3 N, charge +0" in text) == warned
+    assert ("WARNING" in text) == bool(expected)
+    assert all(words in text for words in expected)
 
 
 def test_a_charge_that_is_not_the_force_fields_is_warned_of(make, capsys):

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from deltaqmmm.config import Config
     from deltaqmmm.config.correction import LoadedCorrection
     from deltaqmmm.config.loading import LoadedPotential
+    from deltaqmmm.ml import ModelInfo
     from deltaqmmm.system import System
     from deltaqmmm.topology import Topology
 
@@ -127,6 +128,31 @@ def embedding_warnings(config: Config, topology: Topology, system: System) -> li
     return found
 
 
+def model_warnings(info: ModelInfo, region: str) -> list[list[str]]:
+    """Where a model was fitted to another QM region than this one, or does not say to which.
+
+    Args:
+        info: What the model is.
+        region: The QM region here, as `qm_region` writes it.
+    """
+    learned = info.provenance.get("qm_region")
+    if learned == region:
+        return []
+    if learned is None:
+        return [
+            [
+                "the model does not say for which QM region it was trained;",
+                f"this one is {region}: compare with `deltaqmmm info`.",
+            ]
+        ]
+    return [
+        [
+            f"the model was trained on another QM region, {learned}:",
+            "its errors are not known here; set limits of the spread, or train one for this region.",
+        ]
+    ]
+
+
 def print_warnings(found: Sequence[Sequence[str]]) -> None:
     """On standard error, for commands that do not print what they load."""
     for lines in found:
@@ -167,17 +193,14 @@ def _dftb_program(loaded: LoadedPotential) -> str:
 
 
 def _correction_rows(correction: LoadedCorrection, config: Config, region: str) -> list[tuple[str, str]]:
-    """The model, what it was fitted to, a warning if that was another QM region than this one, and the guard."""
+    """The model, what it was fitted to, a warning if that may be another QM region than this one, and the guard."""
     info, section = correction.info, config.correction
     model = "" if section.model is None else section.model.name
     target = "corrects DFTB" if info.target == "delta" else "replaces DFTB"
     members = "1 network" if info.n_members == 1 else f"{info.n_members} networks"
     rows = [("correction", f"{model}: {target}, {members} of {info.n_parameters} parameters")]
     rows.append(("", f"fitted to {level_of_theory(info.level)}"))
-    learned = info.provenance.get("qm_region")
-    if learned is not None and learned != region:
-        rows.append(("WARNING", f"the model was trained on another QM region, {learned}:"))
-        rows.append(("", "its errors are not known here; set limits of the spread, or train one for this region."))
+    rows += _warning_rows(model_warnings(info, region))
     if not section.include_offset:
         rows.append(("", "without the constant part of its energy"))
     guard = correction.guard
