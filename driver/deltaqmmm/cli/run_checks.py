@@ -11,6 +11,7 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from deltaqmmm.cases.batches import systems
 from deltaqmmm.cases.values import EDIT_MARK
@@ -19,6 +20,11 @@ from deltaqmmm.errors import InputError
 from deltaqmmm.ipi.connection import InetAddress, UnixAddress
 from deltaqmmm.ipi.simulation import ForceSocket, Simulation, StartFile, parse_input, read_simulation
 from deltaqmmm.units import ANGSTROM
+
+if TYPE_CHECKING:
+    # Not loaded before they are needed.
+    from deltaqmmm.ml import ModelInfo
+    from deltaqmmm.topology import Topology
 
 TERMS = ("mm", "dftb", "correction")
 """The names of the terms, as `deltaqmmm.potential` has them, which is not imported for its weight."""
@@ -110,8 +116,11 @@ def check_replicas(simulation: Simulation) -> None:
         )
 
 
-def check_model(config: Config) -> None:
+def check_model(config: Config) -> ModelInfo | None:
     """See that the model of the configuration is there and fits the system and the other settings.
+
+    Returns:
+        What the model is; None if the configuration has none.
 
     Raises:
         InputError: There is no such file.
@@ -119,7 +128,7 @@ def check_model(config: Config) -> None:
     """
     model = config.correction.model
     if model is None:
-        return
+        return None
     if not model.is_file():
         raise InputError(
             f"{config.file}: [correction] model: there is no file {model}. Correct the path, which is relative to the "
@@ -131,12 +140,42 @@ def check_model(config: Config) -> None:
     from deltaqmmm.config.parts import load_split
 
     found = read_model(config)
-    if found is not None:
-        bind_correction(config, found, load_split(config)[1], torch.device("cpu"))
+    if found is None:
+        return None
+    bind_correction(config, found, load_split(config)[1], torch.device("cpu"))
+    return found.info
 
 
-def check_atoms(folder: Path, simulation: Simulation, config: Config) -> None:
-    """Raise `InputError` if i-PI would begin with another number of atoms than the topology has."""
+def find_doubts(
+    config: Config, topology: Topology, model: ModelInfo | None, served: Sequence[tuple[str, ...] | None]
+) -> list[list[str]]:
+    """What the drivers warn of when they start, in logs that nobody may read: for each doubt some lines.
+
+    Args:
+        config: Of the drivers.
+        topology: Of the configuration.
+        model: Of the configuration.
+        served: The terms that each <ffsocket> asks for; None for all.
+
+    Raises:
+        TopologyError: The QM region cannot be what the configuration says.
+    """
+    from deltaqmmm.cli.console import charge_warnings, embedding_warnings, model_warnings, qm_region
+    from deltaqmmm.system import System, parse_selection
+
+    terms = {term for one in served for term in (TERMS if one is None else one)}
+    selection = parse_selection(config.qm.atoms, topology, config.qm.residues)
+    system = System.from_topology(topology, selection, config.qm.charge)
+    found = charge_warnings(topology, system)
+    if model is not None and "correction" in terms:
+        found += model_warnings(model, qm_region(system.qm_symbols, system.qm_charge))
+    if terms & {"dftb", "correction"}:
+        found += embedding_warnings(config, topology, system)
+    return found
+
+
+def check_atoms(folder: Path, simulation: Simulation, config: Config) -> Topology:
+    """Return the topology; raise `InputError` if i-PI would begin with another number of atoms than it has."""
     from deltaqmmm.topology import NonbondedSettings, load_topology
 
     section = config.system
@@ -158,6 +197,7 @@ def check_atoms(folder: Path, simulation: Simulation, config: Config) -> None:
                 f"{what} has {found} atoms, and {section.topology.name} of {config.file} has {needed} (virtual sites "
                 "not counted): i-PI and the driver need the same system. Give the files that belong together."
             )
+    return topology
 
 
 def count_atoms(path: Path, file: StartFile) -> int | None:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from deltaqmmm.cli.console import print_warnings
 from deltaqmmm.cli.run_checks import (
     check_atoms,
     check_edited,
@@ -17,6 +18,7 @@ from deltaqmmm.cli.run_checks import (
     check_model,
     check_plumed,
     check_sockets,
+    find_doubts,
     served_terms,
     unserved_terms,
 )
@@ -41,6 +43,7 @@ class Plan:
         total_steps: Where it ends.
         config: Of the drivers; None where none is needed.
         old: Files of an earlier simulation that go out of the way.
+        doubts: What the drivers will warn of, for each doubt some lines.
     """
 
     folder: Path
@@ -49,6 +52,7 @@ class Plan:
     total_steps: int
     config: Config | None
     old: tuple[Path, ...]
+    doubts: tuple[list[str], ...] = ()
 
     @property
     def goes_on(self) -> bool:
@@ -87,18 +91,18 @@ def make_plan(options: argparse.Namespace) -> Plan | None:
         check_sockets(simulation, f"{sockets}{os.sep}")
     finally:
         sockets.rmdir()
-    config = None
+    config, doubts = None, []
     if simulation.sockets:
         config = read_config(folder / options.config)
         served = [served_terms(one, config) for one in simulation.sockets]
         for term in unserved_terms(served, config):
             say(options, f"Note: no <ffsocket> is served the term '{term}'; see the names of those of {options.input}.")
-        check_model(config)
-        check_atoms(folder, simulation, config)
+        model = check_model(config)
+        doubts = find_doubts(config, check_atoms(folder, simulation, config), model, served)
     old: list[Path] = []
     if options.fresh or simulation.step == 0:
         old += [file for one in (start, found.simulation) if one for file in old_files(folder, one, start)]
-    return Plan(folder, start, simulation, total, config, tuple(dict.fromkeys(old)))
+    return Plan(folder, start, simulation, total, config, tuple(dict.fromkeys(old)), tuple(doubts))
 
 
 def choose(start: Simulation, found: Found, options: argparse.Namespace) -> Simulation:
@@ -150,7 +154,13 @@ _MARKS: dict[str, Callable[[Simulation], str]] = {
 
 
 def clear_the_way(plan: Plan, options: argparse.Namespace) -> None:
-    """Say what is going to be done, and see to the files of what was there before."""
+    """Say what is going to be done and what is in doubt, and see to the files of what was there before."""
+    _clear_the_way(plan, options)
+    if not options.quiet:
+        print_warnings(plan.doubts)
+
+
+def _clear_the_way(plan: Plan, options: argparse.Namespace) -> None:
     name, total = plan.simulation.file.name, plan.total_steps
     if plan.goes_on:
         say(options, f"{options.folder}: goes on from {name}, at step {plan.simulation.step} of {total}.")

@@ -14,12 +14,14 @@ from deltaqmmm.cli import run_checks, run_group, run_plan
 from deltaqmmm.cli.main import main, make_parser
 from deltaqmmm.cli.run_progress import Progress
 from deltaqmmm.config import read_config
+from deltaqmmm.config.loading import load_split
 from deltaqmmm.errors import ConfigError, ExternalToolError, InputError
 from deltaqmmm.ipi.processes import End, Ending, Program
 from deltaqmmm.ipi.simulation import ForceSocket, read_simulation
 from deltaqmmm.potential import TERMS
+from tests.corrections import write_model
 
-CONFIG = '[system]\ntopology = "{topology}"\n[qm]\natoms = "0-2"\n{more}'
+CONFIG = '[system]\ntopology = "{topology}"\n[qm]\natoms = "0-11"\n{more}'
 INPUT = """\
 <simulation>
   <output prefix='run'> <properties filename='out'> [ step ] </properties> <checkpoint filename='chk'/> </output>
@@ -111,7 +113,6 @@ class TestWhatIsMissing:
         model = Path(__file__).parents[3] / "examples" / "uracil_water" / "delta.safetensors"
         file = work.folder / "config.toml"
         file.write_text(file.read_text() + f'\n[correction]\nmodel = "{model}"\n')
-        file.write_text(file.read_text().replace("0-2", "0-11"))
         fails("was made with other settings than those of .*: baseline, dispersion: ")
         (work.folder / "no.model").write_text("none")
         file.write_text(file.read_text().replace(str(model), "no.model"))
@@ -395,6 +396,50 @@ class TestClearingTheWay:
         assert (work.folder / "KERNELS").read_text() == "#! FIELDS time x\n 2 0.1\n 4 0.2\n"
         assert "Note: PLUMED makes no deposit in its first step after a restart" in said
         assert "Note: without its state OPES_METAD goes on from KERNELS, which is not exact" in said
+
+
+class TestDoubts:
+    """What only driver.log said."""
+
+    def said(self, work, capsys, *flags):
+        run_plan.clear_the_way(plan(work, *flags), options(work, *flags))
+        captured = capsys.readouterr()
+        assert ("begins with input.xml" in captured.out) == ("-q" not in flags)
+        return captured.err
+
+    def test_nothing_to_say(self, work, capsys):
+        assert self.said(work, capsys) == ""
+
+    def test_a_charge_that_is_not_the_force_fields(self, work, capsys):
+        work.config("charge = -2\n")
+        said = self.said(work, capsys)
+        assert said.startswith(
+            "WARNING: the force field gives the QM region +0.00 e, and [qm] charge is -2: right only"
+        )
+        assert said.count("\n") == 1
+        assert self.said(work, capsys, "-q") == ""
+
+    def test_a_model_of_another_qm_region(self, work, capsys, slater_koster_folder):
+        config = work.config()
+        write_model(
+            work.folder / "m.safetensors",
+            config,
+            load_split(config)[1],
+            provenance={"qm_region": "C2 H3 N, charge +0"},
+        )
+        work.config('[correction]\nmodel = "m.safetensors"\n')
+        assert self.said(work, capsys).startswith(
+            "WARNING: the model was trained on another QM region, C2 H3 N, charge +0"
+        )
+        # Of terms that nobody is served there is nothing to say.
+        work.write(ffsocket("mm_dftb"))
+        assert self.said(work, capsys) == ""
+
+    def test_a_qm_region_that_cuts_a_molecule_is_refused(self, work, fails):
+        work.config()
+        file = work.folder / "config.toml"
+        file.write_text(file.read_text().replace("0-11", "0-2"))
+        fails("QM selection cuts the bond between")
 
 
 class TestDrivers:
