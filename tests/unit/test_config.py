@@ -176,6 +176,11 @@ def test_a_section_that_is_a_value(folder):
         ("dftb", "warm_start = 1", "warm_start = 1: needed is true or false"),
         ("embedding", "inner_angstrom = inf", "inner_angstrom = inf: needed is a number"),
         ("embedding", "inner_angstrom = 14", "outer_angstrom must be the larger one"),
+        (
+            "embedding",
+            "inner_angstrom = 1.2\nouter_angstrom = 1.4",
+            "outer_angstrom = 1.4: needed is a number at least 3",
+        ),
         ("embedding", "kind = 'ewald'", 'kind = "ewald": needed is "cutoff" or "all"'),
         ("embedding", "kind = 'all'\ninner_angstrom = 5", 'inner_angstrom has no meaning with kind = "all"'),
         ("embedding", "charge_blur_angstrom = -1", "charge_blur_angstrom = -1: needed is"),

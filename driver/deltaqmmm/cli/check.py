@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deltaqmmm.cli.console import describe, table
+from deltaqmmm.cli.console import describe, print_warnings, table
 from deltaqmmm.cli.frames import Frame, read_frames
 from deltaqmmm.cli.output import positive_integer
 from deltaqmmm.config import read_config
@@ -92,6 +92,7 @@ def run(options: argparse.Namespace) -> int:
     print(f"\nTerms of {frame.label}\n\n{terms_table(loaded, frame)}")
     comparisons = compare_forces(loaded, frame, max(options.atoms, 1), options.seed)
     print(f"\nForces, hartree/bohr\n\n{comparison_table(comparisons)}")
+    print_warnings(nothing_embedded(loaded, comparisons))
     failed = [comparison for comparison in comparisons if not comparison.passed]
     if failed:
         print(f"\nFAILED: {len(failed)} of {len(comparisons)} comparisons are beyond their tolerance.")
@@ -135,6 +136,26 @@ def terms_table(loaded: LoadedPotential, frame: Frame) -> str:
     rows.append(["total", f"{energy:.8f}", f"{energy / KJ_PER_MOL:.3f}", _milliseconds(total)])
     text = table(["term", "hartree", "kJ/mol", "ms"], rows)
     return text + "\n\n  MM runs beside the other terms: the total time is less than the sum."
+
+
+def nothing_embedded(loaded: LoadedPotential, comparisons: Sequence[Comparison]) -> list[list[str]]:
+    """Where the QM region of a periodic system feels no MM atom at all: hardly what is meant.
+
+    Args:
+        loaded: The potential.
+        comparisons: Of its forces, with a row for every class of MM atoms.
+    """
+    rows = [c for c in comparisons if c.name.startswith(("DFTB, ", "correction, ")) and "MM atoms" in c.name]
+    if not loaded.system.periodic or not loaded.system.n_groups or not rows or any(row.n_atoms for row in rows):
+        return []
+    embedding = loaded.config.embedding
+    return [
+        [
+            "no MM atom is near enough to polarise the QM region, which is computed as if in vacuum.",
+            f"Look at the frame and at [embedding] inner_angstrom = {embedding.inner_angstrom:g} and",
+            f"outer_angstrom = {embedding.outer_angstrom:g}.",
+        ]
+    ]
 
 
 def batch_of_one(frame: Frame) -> tuple[np.ndarray, np.ndarray]:

@@ -154,7 +154,7 @@ def model_warnings(info: ModelInfo, region: str) -> list[list[str]]:
 
 
 def print_warnings(found: Sequence[Sequence[str]]) -> None:
-    """On standard error, for commands that do not print what they load."""
+    """On standard error, for what does not stand among the lines of `describe`."""
     for lines in found:
         print("WARNING: " + " ".join(lines), file=sys.stderr)
 

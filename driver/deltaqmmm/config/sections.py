@@ -134,7 +134,7 @@ class EmbeddingSection:
 
     kind: str = key(choice("cutoff", "all"), "groups within a cutoff, or all of them (isolated systems only)", "cutoff")
     inner_angstrom: float = key(number(minimum=0.0), "below this distance a group has its full charges", 12.0)
-    outer_angstrom: float = key(number(above=0.0), "from this distance on a group has no charges", 14.0)
+    outer_angstrom: float = key(number(minimum=3.0), "from this distance on a group has no charges", 14.0)
     sharpness_per_bohr: float = key(
         number(above=0.0), "sharpness of the smooth minimum that defines a group's distance from the QM region", 4.0
     )

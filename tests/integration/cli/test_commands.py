@@ -109,6 +109,16 @@ def test_check_passes_on_every_class_of_atom(make_config, slater_koster_folder, 
     assert "kJ/mol" in text
 
 
+def test_check_warns_where_the_qm_region_feels_nothing(make_config, slater_koster_folder, capsys, monkeypatch):
+    names = ("QM atoms", "near MM atoms", "MM atoms in the switch")
+    rows = [differences.Comparison(f"DFTB, {name}", int(name == "QM atoms"), 0.1, 1e-9, 1e-6) for name in names]
+    monkeypatch.setattr(differences, "compare_forces", lambda *_: rows)
+    assert main(["check", str(make_config())]) == 0
+    captured = capsys.readouterr()
+    assert "WARNING: no MM atom is near enough to polarise the QM region" in captured.err
+    assert "All forces agree." in captured.out
+
+
 def test_check_notices_a_wrong_force(make_config, slater_koster_folder, capsys, monkeypatch):
     right = differences.Potential.warm_up
 

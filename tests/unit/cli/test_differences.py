@@ -1,7 +1,9 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
-from deltaqmmm.cli.check import comparison_table
+from deltaqmmm.cli.check import comparison_table, nothing_embedded
 from deltaqmmm.cli.differences import Comparison, difference_forces
 
 POSITIONS = np.random.default_rng(5).normal(size=(4, 3))
@@ -51,3 +53,27 @@ def test_table():
     assert text.splitlines()[2].split() == ["QM", "atoms", "3", "1.0e-01", "2.0e-09", "1e-06", "ok"]
     assert "none" in text.splitlines()[3]
     assert "OFF" in comparison_table([Comparison("x", 1, 0.1, 1.0, 1e-6)])
+
+
+@pytest.mark.parametrize(
+    ("near", "periodic", "groups", "warned"),
+    [(0, True, 20, True), (1, True, 20, False), (0, False, 20, False), (0, True, 0, False)],
+)
+def test_a_qm_region_that_feels_nothing_is_warned_of(near, periodic, groups, warned):
+    names = {
+        "DFTB, QM atoms": 3,
+        "DFTB, near MM atoms": near,
+        "DFTB, MM atoms in the switch": 0,
+        "MM, near MM atoms": 1,
+    }
+    rows = [Comparison(name, n_atoms, 0.1, 1e-9, 1e-6) for name, n_atoms in names.items()]
+    loaded = SimpleNamespace(
+        system=SimpleNamespace(periodic=periodic, n_groups=groups),
+        config=SimpleNamespace(embedding=SimpleNamespace(inner_angstrom=3.0, outer_angstrom=4.0)),
+    )
+    found = nothing_embedded(loaded, rows)
+    assert bool(found) == warned
+    if warned:
+        assert "no MM atom is near enough to polarise the QM region" in found[0][0]
+    # Without a term of the QM side there is nothing to warn of.
+    assert nothing_embedded(loaded, rows[-1:]) == []
