@@ -23,8 +23,8 @@ DESCRIPTION = """\
 Copy a case, a simulation that is ready to run, for a system of your own.
 
   deltaqmmm new --list
-  deltaqmmm build mine "O=c1cc[nH]c(=O)[nH]1" --name URA
-  deltaqmmm new remd ladder --system mine --temperatures 300 315 331 348
+  deltaqmmm build mine "O=c1cc[nH]c(=O)[nH]1" --name URA --waters 350
+  deltaqmmm new remd ladder --system mine --temperatures 300 309 318 328
   deltaqmmm run ladder
 
 The new folder stands alone: i-PI's input with the start structure, addresses, beads and batch size, temperatures and
