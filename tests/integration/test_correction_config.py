@@ -210,6 +210,13 @@ def test_other_elements_and_mm_types(make, model, tmp_path):
     write_model(tmp_path / "model.safetensors", config, Other(("C", "H", "O"), system.site_symbols))
     with pytest.raises(ModelError, match=r"model\.safetensors: the model knows the QM elements C, H, O.* also has N"):
         load_potential(read_config(make()))
+    # With fewer elements it differs in keys of the baseline that nobody can set.
+    write_model(tmp_path / "model.safetensors", config, Other((*system.qm_symbols, "S"), system.site_symbols))
+    expected = (
+        r"model\.safetensors was trained for a QM region of C, H, N, O, S, and this one has C, H, N, O: train one for"
+    )
+    with pytest.raises(ModelError, match=expected):
+        load_potential(read_config(make()))
     hydrogens = tuple("H" for _ in system.site_symbols)
     write_model(tmp_path / "model.safetensors", config, Other(system.qm_symbols, hydrogens))
     with pytest.raises(ModelError, match=r"model\.safetensors: the model knows the MM types H .* have O"):

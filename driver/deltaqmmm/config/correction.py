@@ -115,7 +115,8 @@ def check_settings(config: Config, info: ModelInfo, system: System) -> None:
     """Refuse a model whose labels mean something else than what the run computes.
 
     Raises:
-        ModelError: The embedding differs, or the baseline of a model that corrects one.
+        ModelError: The embedding differs, or the baseline of a model that corrects one: also that of a QM region with
+            fewer elements, which no settings can make the same.
     """
     here = label_settings(config, system)
     tables: list[tuple[str, Mapping[str, object], Mapping[str, object]]] = [
@@ -128,6 +129,12 @@ def check_settings(config: Config, info: ModelInfo, system: System) -> None:
         for key in dict.fromkeys([*theirs, *ours]):
             if canonical(theirs.get(key)) != canonical(ours.get(key)):
                 found.append(f"{name}, {key}: {canonical(theirs.get(key))} there, and {canonical(ours.get(key))} here")
+    elements = sorted(set(system.qm_symbols))
+    if found and info.target == "delta" and elements != sorted(info.elements):
+        raise ModelError(
+            f"{config.correction.model} was trained for a QM region of {', '.join(info.elements)}, and this one has "
+            f"{', '.join(elements)}: train one for this system."
+        )
     if found:
         raise ModelError(
             f"{config.correction.model} was made with other settings than those of {config.file}: {'; '.join(found)}. "
