@@ -88,7 +88,7 @@ def _warning_rows(found: Sequence[Sequence[str]]) -> list[tuple[str, str]]:
 
 def system_warnings(config: Config, topology: Topology, system: System) -> list[list[str]]:
     """What may be wrong with a system whose QM region is embedded: for each doubt some lines."""
-    return charge_warnings(topology, system) + embedding_warnings(config, topology, system)
+    return charge_warnings(topology, system) + method_warnings(config) + embedding_warnings(config, topology, system)
 
 
 def charge_warnings(topology: Topology, system: System) -> list[list[str]]:
@@ -102,6 +102,19 @@ def charge_warnings(topology: Topology, system: System) -> list[list[str]]:
         [
             f"the force field gives the QM region {shown} e, and [qm] charge is {system.qm_charge:+d}:",
             "right only if that is meant, as the rest of the system was made to go with the former.",
+        ]
+    ]
+
+
+def method_warnings(config: Config) -> list[list[str]]:
+    """Where the parts of the method were not made for each other."""
+    dftb = config.dftb
+    if dftb.dispersion == "none" or dftb.model != "dftb2":
+        return []
+    return [
+        [
+            f'[dftb] dispersion = "{dftb.dispersion}" takes the damping parameters of DFTB3,',
+            'also with model = "dftb2", for which they were not fitted.',
         ]
     ]
 
@@ -168,6 +181,7 @@ def _term_rows(loaded: LoadedPotential, reach: str) -> list[tuple[str, str]]:
         extra = "" if dftb.dispersion == "none" else f", {dftb.dispersion.upper()} dispersion"
         method = f"{dftb.model.upper()} {dftb.parameters}{extra}" if dftb.hsd is None else f"as {dftb.hsd.name} says"
         rows.append(("DFTB", f"{method}, {_dftb_program(loaded)}"))
+        rows += _warning_rows(method_warnings(config))
     if loaded.correction is not None:
         rows += _correction_rows(
             loaded.correction, config, qm_region(loaded.system.qm_symbols, loaded.system.qm_charge)

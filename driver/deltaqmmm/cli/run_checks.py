@@ -160,13 +160,21 @@ def find_doubts(
     Raises:
         TopologyError: The QM region cannot be what the configuration says.
     """
-    from deltaqmmm.cli.console import charge_warnings, embedding_warnings, model_warnings, qm_region
+    from deltaqmmm.cli.console import (
+        charge_warnings,
+        embedding_warnings,
+        method_warnings,
+        model_warnings,
+        qm_region,
+    )
     from deltaqmmm.system import System, parse_selection
 
     terms = {term for one in served for term in (TERMS if one is None else one)}
     selection = parse_selection(config.qm.atoms, topology, config.qm.residues)
     system = System.from_topology(topology, selection, config.qm.charge)
     found = charge_warnings(topology, system)
+    if "dftb" in terms and (model is None or model.target == "delta"):
+        found += method_warnings(config)
     if model is not None and "correction" in terms:
         found += model_warnings(model, qm_region(system.qm_symbols, system.qm_charge))
     if terms & {"dftb", "correction"}:

@@ -98,7 +98,11 @@ class DFTBSection:
         number(above=0.0, maximum=1e-3), "largest change of any Mulliken charge in the last SCC cycle, e", 1e-8
     )
     max_scc_iterations: int = key(integer(minimum=1), "SCC cycles of the first attempt; safer retries take more", 100)
-    dispersion: str = key(choice("none", "d3bj"), "dispersion correction of the QM region: D3 with BJ damping", "none")
+    dispersion: str = key(
+        choice("none", "d3bj"),
+        "dispersion correction of the QM region: D3 with BJ damping, with the parameters of DFTB3 for either model",
+        "none",
+    )
     warm_start: bool = key(boolean(), "start the SCC from charges extrapolated along the frame's own trajectory", True)
     solver: str = key(
         choice("auto", "diagonalisation", "purification"),

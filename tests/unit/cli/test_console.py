@@ -4,7 +4,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from deltaqmmm.cli.console import formula, print_warnings, system_warnings, table, threads_in_words
+from deltaqmmm.cli.console import formula, method_warnings, print_warnings, system_warnings, table, threads_in_words
 from deltaqmmm.config.threads import Threads
 from deltaqmmm.system import System
 from deltaqmmm.topology import NonbondedSettings, load_topology
@@ -57,10 +57,20 @@ def test_warnings_of_ions(data_folder, capsys, ions, edge, kind, expected):
     if ions:
         system.site_charges[system.site_groups == 0] += 0.5
     cell = None if edge is None else edge * ANGSTROM * np.eye(3)
-    config = SimpleNamespace(embedding=SimpleNamespace(kind=kind, outer_angstrom=9.5))
+    dftb = SimpleNamespace(model="dftb2", dispersion="none")
+    config = SimpleNamespace(dftb=dftb, embedding=SimpleNamespace(kind=kind, outer_angstrom=9.5))
     print_warnings(system_warnings(config, replace(topology, cell=cell), system))
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == len(expected)
     for line, words in zip(lines, expected, strict=True):
         assert line.startswith("WARNING: ")
         assert words in line
+
+
+@pytest.mark.parametrize(
+    ("model", "dispersion", "warned"),
+    [("dftb2", "d3bj", True), ("dftb3", "d3bj", False), ("dftb2", "none", False)],
+)
+def test_parameters_of_another_model_are_warned_of(model, dispersion, warned):
+    found = method_warnings(SimpleNamespace(dftb=SimpleNamespace(model=model, dispersion=dispersion)))
+    assert [lines[0].startswith('[dftb] dispersion = "d3bj" takes the damping') for lines in found] == [True] * warned

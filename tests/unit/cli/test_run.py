@@ -419,6 +419,12 @@ class TestDoubts:
         assert said.count("\n") == 1
         assert self.said(work, capsys, "-q") == ""
 
+    def test_dispersion_of_another_model(self, work, capsys):
+        work.config('[dftb]\nmodel = "dftb2"\ndispersion = "d3bj"\n')
+        assert "takes the damping parameters of DFTB3, also with model" in self.said(work, capsys)
+        work.config('[dftb]\nmodel = "dftb3"\ndispersion = "d3bj"\n')
+        assert self.said(work, capsys) == ""
+
     def test_a_model_of_another_qm_region(self, work, capsys, slater_koster_folder):
         config = work.config()
         write_model(
