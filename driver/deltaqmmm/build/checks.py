@@ -49,7 +49,9 @@ def _check_folder(folder: Path, overwrite: bool) -> None:
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file; a folder is to be made there. Give another name.")
     if folder.is_dir() and not overwrite and any(folder.iterdir()):
-        raise InputError(f"The folder {folder} exists and is not empty. Give another name, or ask to overwrite it.")
+        raise InputError(
+            f"The folder {folder} exists and is not empty. Give another name, or replace it with --overwrite."
+        )
     if overwrite and folder.is_dir():
         here = Path.cwd().resolve()
         if folder.resolve() == here or folder.resolve() in here.parents:

@@ -119,7 +119,7 @@ def from_existing(options: BuildOptions, folder: Path, stages: Stages) -> Source
         raise InputError("Nothing to build: give molecules, or the topology and coordinates of an existing system.")
     with stages.stage("topology", f"reading {given}"):
         files = copy_existing(given, options.coordinates, options.include_dir, folder)
-        topology = load_flexible(files.topology, files.coordinates, options.cutoff_angstrom)
+        topology = _load(files, given, options)
     selection = parse_selection(options.qm_atoms or None, topology, options.qm_residues)
     charge, notes = options.qm_charge, []
     if charge is None:
@@ -148,6 +148,19 @@ def from_existing(options: BuildOptions, folder: Path, stages: Stages) -> Source
         facts=(f"system taken from `{given.name}` ({files.kind})",),
         notes=tuple(notes),
     )
+
+
+def _load(files: ExistingFiles, given: Path, options: BuildOptions) -> Topology:
+    """Load the copies; what is wrong with them is said of the files that were given, as nobody sees the copies.
+
+    Raises:
+        InputError: They cannot be used.
+    """
+    try:
+        return load_flexible(files.topology, files.coordinates, options.cutoff_angstrom)
+    except InputError as error:
+        text = str(error).replace(str(files.topology), str(given))
+        raise type(error)(text.replace(str(files.coordinates), str(options.coordinates))) from error
 
 
 def _mm_charge(topology: Topology, selection: IntArray) -> float:

@@ -60,7 +60,7 @@ def load_flexible(topology_file: Path, coordinate_file: Path, cutoff_angstrom: f
     )
     topology = load_topology(topology_file, coordinate_file, nonbonded)
     if topology.positions is None:
-        raise InputError(f"{coordinate_file.name} holds no positions. Give a file with the positions of all atoms.")
+        raise InputError(f"{coordinate_file} holds no positions. Give a file with the positions of all atoms.")
     return topology
 
 

@@ -290,6 +290,12 @@ def test_refusals_of_existing_systems(tmp_path):
         attempt(topology=DATA / "absent.prmtop", coordinates=DATA / "uracil_box.rst7", qm_atoms="0-11")
     with pytest.raises(InputError, match="must be a file ending in"):
         attempt(topology=box, coordinates=DATA / "uracil_box.gro", qm_atoms="0-11")
+    other = DATA / "uracil_droplet.rst7"
+    with pytest.raises(TopologyError) as caught:
+        attempt(topology=box, coordinates=other, qm_atoms="0-11")
+    # The user's files, not the copies that are gone by then.
+    assert f"coordinate file '{other}' holds 342 particles, but topology file '{box}' holds" in str(caught.value)
+    assert str(tmp_path) not in str(caught.value)
     with pytest.raises(TopologyError, match="no residue is named"):
         attempt(topology=box, coordinates=DATA / "uracil_box.rst7", qm_residues=("XYZ",))
     with pytest.raises(TopologyError, match="more than half the width of the cell"):
@@ -327,7 +333,7 @@ def test_overwriting_replaces_the_whole_folder(tmp_path):
         "cutoff_angstrom": 8.0,
         "equilibrate_ps": None,
     }
-    with pytest.raises(InputError, match="not empty"):
+    with pytest.raises(InputError, match=r"not empty\. Give another name, or replace it with --overwrite"):
         build(folder, **arguments)
     with pytest.raises(TopologyError):
         build(folder, overwrite=True, **(arguments | {"qm_residues": ("XYZ",)}))
