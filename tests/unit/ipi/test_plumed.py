@@ -1,12 +1,14 @@
 """PLUMED's inputs as far as a restart needs them, and its files cut back to a checkpoint."""
 
 import xml.etree.ElementTree as ET
+from pathlib import Path
 
 import pytest
 
 from deltaqmmm.errors import InputError
 from deltaqmmm.ipi.plumed import end_of_step, find_plumed, read_actions, restore_states, warnings
 
+METADYNAMICS = Path(__file__).parents[3] / "ipi_inputs" / "metadynamics"
 OPES = """\
 opes: OPES_METAD ...
   ARG=cv PACE=10   # comment with FILE=NOT
@@ -159,3 +161,26 @@ class TestWarnings:
         )
         (tmp_path / "STATE").unlink()
         assert "STATE holds the state of step -" in self.told(tmp_path, OPES, 25)
+
+
+class TestStridesOfTheCase:
+    """The steps from which the inputs of the case go on, and the deposits next to them."""
+
+    def steps(self, file, dat):
+        """Those of checkpoints and of RESTART within the run, and PACE."""
+        root = ET.parse(METADYNAMICS / file).getroot()
+        (pace,) = (int(a.values["PACE"]) for a in read_actions(METADYNAMICS / dat) if "PACE" in a.values)
+        total = int(root.findtext("total_steps"))
+        strides = int(root.find("output/checkpoint").get("stride")), int(root.get("safe_stride"))
+        return *(range(stride, total + 1, stride) for stride in strides), pace
+
+    @pytest.mark.parametrize(("file", "dat"), [("input.xml", "plumed"), ("beads.xml", "plumed"), ("opes.xml", "opes")])
+    def test_no_deposit_is_left_out(self, file, dat):
+        checkpoints, restarts, pace = self.steps(file, f"{dat}.dat")
+        assert not [step for step in (*checkpoints, *restarts) if (step + 1) % pace == 0]
+
+    def test_opes_goes_on_from_few_steps_with_a_deposit(self):
+        checkpoints, restarts, pace = self.steps("opes.xml", "opes.dat")
+        assert len(checkpoints) == 39
+        assert not [step for step in checkpoints if step % pace == 0]
+        assert sum(step % pace == 0 for step in restarts) == len(restarts) // 25
