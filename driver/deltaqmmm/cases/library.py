@@ -36,6 +36,8 @@ class Case:
         fixed: Options that cannot be given, each with the reason.
         keep: Start files that `init.xyz` of a system cannot replace.
         lists: By property of i-PI: the group of atoms that its items are for.
+        bytes_of_pairs: Of the largest file that i-PI writes, for each pair of atoms; 0 where none grows with their
+            square.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Case:
     fixed: Mapping[str, str] = field(default_factory=dict)
     keep: tuple[str, ...] = ()
     lists: Mapping[str, str] = field(default_factory=dict)
+    bytes_of_pairs: int = 0
 
     def inputs(self) -> list[Path]:
         """Its i-PI inputs, input.xml first.
@@ -105,7 +108,7 @@ def read_case(folder: Path) -> Case:
         given = tomllib.loads(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise InputError(f"{file}: cannot be read as TOML ({error}).") from error
-    known = ("title", "needs", "config", "edit", "fill", "fixed", "keep", "lists")
+    known = ("title", "needs", "config", "edit", "fill", "fixed", "keep", "lists", "bytes_of_pairs")
     for name in given:
         if name not in known:
             raise InputError(f"{file}: '{name}' is not known: needed are some of {', '.join(known)}.")
@@ -128,4 +131,5 @@ def read_case(folder: Path) -> Case:
         fixed=given.get("fixed", {}),
         keep=tuple(given.get("keep", [])),
         lists=given.get("lists", {}),
+        bytes_of_pairs=given.get("bytes_of_pairs", 0),
     )

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from deltaqmmm.cases import BuiltSystem, Case
     from deltaqmmm.ipi.simulation import Simulation
 
+MANY_ATOMS = 1000
+"""Above this a file that grows with the square of the atoms is spoken of: some hundreds of megabytes."""
+
 DESCRIPTION = """\
 Copy a case, a simulation that is ready to run, for a system of your own.
 
@@ -111,14 +114,14 @@ def _make(options: argparse.Namespace, case: Case) -> None:
         make_folder(case, system, folder, values, options.model)
         check_correction(folder, system, options.model)
         missing = [name for name in case.keep if not (folder / name).is_file()]
-        check_new(folder, case.inputs(), check_plumed, missing)
+        n_atoms = check_new(folder, case.inputs(), check_plumed, missing)
         if target.is_dir():
             target.rmdir()
         folder.rename(target)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     if not options.quiet:
-        _report(options, case, missing)
+        _report(options, case, missing, n_atoms)
 
 
 def check_correction(folder: Path, system: BuiltSystem, model: Path | None) -> None:
@@ -145,14 +148,18 @@ def check_new(
     inputs: Sequence[Path],
     check_plumed: Callable[[Simulation, Path], None],
     missing: Sequence[str] = (),
-) -> None:
-    """What `deltaqmmm run` would refuse is refused here, but for start files that the user is told to make."""
+) -> int:
+    """What `deltaqmmm run` would refuse is refused here, but for start files that the user is told to make.
+
+    Returns:
+        The number of atoms.
+    """
     from deltaqmmm.cli.run_checks import check_atoms, check_files
     from deltaqmmm.config import read_config
     from deltaqmmm.ipi.processes import find_ipi
     from deltaqmmm.ipi.simulation import read_simulation
 
-    config = read_config(folder / "config.toml")
+    config, n_atoms = read_config(folder / "config.toml"), 0
     for number, file in enumerate(inputs):
         simulation = read_simulation(folder / file.name)
         there = tuple(one for one in simulation.start_files if one.name not in missing)
@@ -161,7 +168,8 @@ def check_new(
         if simulation.plumed:
             check_plumed(simulation, find_ipi())
         if number == 0:
-            check_atoms(folder, simulation, config)
+            n_atoms = len(check_atoms(folder, simulation, config).atom_particles)
+    return n_atoms
 
 
 def _check_target(folder: Path) -> None:
@@ -171,7 +179,7 @@ def _check_target(folder: Path) -> None:
         raise InputError(f"The folder {folder} exists and is not empty. Give another name.")
 
 
-def _report(options: argparse.Namespace, case: Case, missing: Sequence[str]) -> None:
+def _report(options: argparse.Namespace, case: Case, missing: Sequence[str], n_atoms: int) -> None:
     from deltaqmmm.cases import EDIT_MARK
 
     folder = shlex.quote(str(options.folder))
@@ -186,5 +194,11 @@ def _report(options: argparse.Namespace, case: Case, missing: Sequence[str]) -> 
         print(f"Remove the line '{EDIT_MARK} ...' of a file when it is done.")
     readme = shlex.quote(str(options.folder / "README.md"))
     print(f"{'Then run' if first else 'Run'} it with `deltaqmmm run {folder}`; {readme} says what to look at.")
+    if case.bytes_of_pairs and n_atoms > MANY_ATOMS:
+        gigabytes = 1e-9 * case.bytes_of_pairs * n_atoms**2
+        print(
+            f"Note: i-PI will write a RESTART of about {gigabytes:.2g} GB, as it grows with the square of the "
+            f"{n_atoms:,} atoms. Take a smaller box or a droplet; README.md says what else helps."
+        )
     for other in case.inputs()[1:]:
         print(f"Also: `deltaqmmm run {folder} --input {shlex.quote(other.name)}`")

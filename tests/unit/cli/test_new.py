@@ -233,6 +233,20 @@ class TestWhatIsMade:
         assert f"\nThen run it with `deltaqmmm run {work.target}`" in out
         assert f"`deltaqmmm run {work.target} --input beads.xml`" in out
 
+    def test_a_file_that_grows_with_the_square_of_the_atoms(self, work, capsys, monkeypatch):
+        work.case("matrix", toml="bytes_of_pairs = 400000\n")
+        assert new(work, case="matrix") == 0
+        assert "RESTART" not in capsys.readouterr().out
+        shutil.rmtree(work.target)
+        monkeypatch.setattr("deltaqmmm.cli.new.MANY_ATOMS", 300)
+        assert new(work, case="matrix") == 0
+        assert "Note: i-PI will write a RESTART of about 47 GB, as it grows with the square of the 342 atoms" in (
+            capsys.readouterr().out
+        )
+        shutil.rmtree(work.target)
+        assert new(work) == 0
+        assert "RESTART" not in capsys.readouterr().out
+
     def test_the_line_that_asks_for_an_edit(self, work):
         toml = "[edit]\n'job.sh' = 'nodes'\n'input.xml' = 'strides'\n'config.toml' = 'the model'\n"
         work.case("cluster", toml=toml, job__sh="#!/bin/bash\n#SBATCH --nodes=1\n")
