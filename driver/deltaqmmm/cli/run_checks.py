@@ -18,8 +18,8 @@ from deltaqmmm.cases.values import EDIT_MARK
 from deltaqmmm.config import Config
 from deltaqmmm.errors import InputError
 from deltaqmmm.ipi.connection import InetAddress, UnixAddress
-from deltaqmmm.ipi.simulation import ForceSocket, Simulation, StartFile, parse_input, read_simulation
-from deltaqmmm.units import ANGSTROM
+from deltaqmmm.ipi.simulation import ForceSocket, Simulation, StartFile, parse_input, read_simulation, temperatures
+from deltaqmmm.units import ANGSTROM, KELVIN
 
 if TYPE_CHECKING:
     # Not loaded before they are needed.
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 TERMS = ("mm", "dftb", "correction")
 """The names of the terms, as `deltaqmmm.potential` has them, which is not imported for its weight."""
 _PLUMED_SECONDS = 60.0
+_ATOMIC_UNITS = frozenset({"", "automatic", "atomic_unit"})
+_HIGHEST_TEMPERATURE = 1.0
+"""In atomic units: 316,000 K."""
 _INCLUDE = re.compile(r"^[^#\n]*\bINCLUDE\b(?:[^#\n]*?|\s+\.\.\.[^#]*?)\bFILE=\{?([^\s}]+)", re.MULTILINE)
 
 
@@ -104,6 +107,7 @@ def check_files(folder: Path, simulation: Simulation) -> None:
                 f"which is relative to {folder}."
             )
     check_replicas(simulation)
+    check_temperatures(simulation)
 
 
 def check_replicas(simulation: Simulation) -> None:
@@ -114,6 +118,16 @@ def check_replicas(simulation: Simulation) -> None:
             f"{simulation.file}: <remd> exchanges replicas, and there is one <system>: give two or more, each with its "
             "temperature (an <instance> of <system_template>), or remove <smotion>."
         )
+
+
+def check_temperatures(simulation: Simulation) -> None:
+    """Raise `InputError` for a temperature in kelvin that i-PI takes for one in atomic units."""
+    for element, value, units in temperatures(simulation.file):
+        if units.strip() in _ATOMIC_UNITS and value > _HIGHEST_TEMPERATURE:
+            raise InputError(
+                f"{simulation.file}: {element} is {value:g} in atomic units, which is {value / KELVIN:.3g} K: give it "
+                "units='kelvin'."
+            )
 
 
 def check_model(config: Config) -> ModelInfo | None:

@@ -5,6 +5,7 @@ Read as i-PI 3.3 reads it, defaults included; whatever else stands in the file i
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import re
 import xml.etree.ElementTree as ET
@@ -168,6 +169,25 @@ def parse_input(file: Path) -> ET.Element:
     if root.tag != "simulation":
         raise InputError(f"{file}: is no i-PI input: its root is <{root.tag}>, and <simulation> is needed.")
     return root
+
+
+def temperatures(file: Path) -> Iterator[tuple[str, float, str]]:
+    """The temperatures of all systems, those of templates filled in: the element, the number as given, and its units.
+
+    Raises:
+        InputError: The file is missing or no i-PI input.
+    """
+    for system in _systems(parse_input(file), file):
+        found = [("<temperature>", element) for element in system.iter("temperature")]
+        found += [
+            ("<velocities mode='thermal'>", element)
+            for element in system.iterfind("initialize/velocities")
+            if element.get("mode") == "thermal"
+        ]
+        for name, element in found:
+            # Whatever is no number is i-PI's business.
+            with contextlib.suppress(ValueError):
+                yield name, float((element.text or "").strip()), element.get("units", "")
 
 
 def with_total_steps(root: ET.Element, total_steps: int) -> bytes:

@@ -202,6 +202,29 @@ class TestWhatDoesNotFit:
         work.write(ffsocket() + "<smotion mode='remd'> <remd> <stride> 5 </stride> </remd> </smotion>")
         fails("input.xml: <remd> exchanges replicas, and there is one <system>: give two or more")
 
+    @pytest.mark.parametrize(
+        "system",
+        [
+            "<system><ensemble><temperature> 300 </temperature></ensemble></system>",
+            "<system><ensemble><temperature units='automatic'> 300 </temperature></ensemble></system>",
+            "<system_template><labels> [ T ] </labels> <instance> [ 300 ] </instance> <template> <system> <ensemble>"
+            "<temperature> T </temperature></ensemble></system></template></system_template>",
+        ],
+    )
+    def test_temperatures_in_kelvin_that_do_not_say_so(self, work, fails, system):
+        work.write(ffsocket() + system)
+        fails("input.xml: <temperature> is 300 in atomic units, which is 9.47e[+]07 K: give it units='kelvin'")
+        work.write(ffsocket() + system.replace("300", "0.00095"))
+        assert plan(work) is not None
+        work.write(ffsocket() + re.sub(r"<temperature[^>]*>", "<temperature units='kelvin'>", system))
+        assert plan(work) is not None
+
+    def test_velocities_in_kelvin_that_do_not_say_so(self, work, fails):
+        text = (work.folder / "input.xml").read_text()
+        velocities = "<velocities mode='thermal'> 300 </velocities>"
+        (work.folder / "input.xml").write_text(text.replace("</initialize>", velocities + "</initialize>"))
+        fails("<velocities mode='thermal'> is 300 in atomic units, .* give it units='kelvin'")
+
     def test_a_file_that_ends_ipi(self, work, fails):
         (work.folder / "EXIT").touch()
         fails("EXIT: i-PI ends as soon as it sees this file: remove it")
