@@ -12,7 +12,7 @@ from deltaqmmm.config.loading import (
     openmm_settings,
     torch_device,
 )
-from deltaqmmm.config.parts import dftbplus_settings
+from deltaqmmm.config.parts import check_parameters, dftbplus_settings
 from deltaqmmm.errors import ConfigError, TopologyError
 from deltaqmmm.units import ANGSTROM, KELVIN
 
@@ -114,3 +114,20 @@ def test_workers_of_dftbplus_share_the_cores_of_the_qm_side(data_folder, tmp_pat
     settings = dftbplus_settings(config)
     assert (settings.workers, settings.threads) == expected
     assert settings.timeout == 600.0
+
+
+def test_a_parameter_set_that_is_nowhere(data_folder, tmp_path, monkeypatch):
+    for name in ("mine-1", "other-2"):
+        (tmp_path / "sets" / name).mkdir(parents=True)
+        (tmp_path / "sets" / name / "H-H.skf").touch()
+    (tmp_path / "sets" / "no-set").mkdir()
+    monkeypatch.setenv("DFTB_PREFIX", str(tmp_path / "sets"))
+    with pytest.raises(ConfigError) as caught:
+        load_potential(config_of(data_folder, tmp_path, '[dftb]\nparameters = "mine"\n'))
+    message = str(caught.value)
+    assert '[dftb] parameters = "mine": no Slater-Koster set of this name was found in' in message
+    assert all(name in message.partition("There are ")[2] for name in ("mine-1", "other-2"))
+    assert "take one of them, or name the folder of its files as parameter_folder" in message
+    assert "no-set" not in message
+    # A set that is there and lacks a pair of elements is another matter.
+    check_parameters(config_of(data_folder, tmp_path, '[dftb]\nparameters = "mine-1"\n'))

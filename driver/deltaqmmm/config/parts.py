@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 
 from deltaqmmm.config.sections import Config
 from deltaqmmm.config.threads import share_threads
 from deltaqmmm.dftb import DFTBEngine, DFTBSettings
 from deltaqmmm.dftb.dftbplus import DFTBPlusEngine, DFTBPlusSettings
+from deltaqmmm.dftb.slater_koster import candidate_folders
 from deltaqmmm.embedding import CutoffSettings
 from deltaqmmm.errors import ConfigError
 from deltaqmmm.mm import OpenMMSettings
@@ -99,13 +102,44 @@ def dftb_engine(config: Config, system: System, device: torch.device) -> DFTBEng
     return (builtin_engine if config.dftb.engine == "builtin" else dftbplus_engine)(config, system, device)
 
 
+def check_parameters(config: Config) -> None:
+    """Refuse the name of a Slater-Koster set that is nowhere, and say which there are.
+
+    Raises:
+        ConfigError: No folder that is searched has files.
+    """
+    dftb, folders = config.dftb, candidate_folders(dftb_settings(config))
+    if dftb.parameter_folder is not None or any(_holds_parameters(folder) for folder in folders):
+        return
+    places = dict.fromkeys(folder.parent for folder in folders if folder.name == dftb.parameters)
+    there = sorted(
+        {one.name for place in places if place.is_dir() for one in place.iterdir() if _holds_parameters(one)}
+    )
+    remedy = (
+        f"There are {', '.join(there)}: take one of them, or name"
+        if there
+        else "There are none at all: install AmberTools, which brings 3ob-3-1 and mio-1-1, or name"
+    )
+    raise ConfigError(
+        f'{config.file}: [dftb] parameters = "{dftb.parameters}": no Slater-Koster set of this name was found in '
+        f"{', '.join(map(str, places))}. {remedy} the folder of its files as parameter_folder."
+    )
+
+
+def _holds_parameters(folder: Path) -> bool:
+    return folder.is_dir() and any(folder.glob("*-*.skf"))
+
+
 def builtin_engine(config: Config, system: System, device: torch.device) -> DFTBEngine:
     """Our own engine, whatever [dftb] engine says."""
+    check_parameters(config)
     return DFTBEngine(system.qm_symbols, config.qm.charge, dftb_settings(config), device)
 
 
 def dftbplus_engine(config: Config, system: System, device: torch.device) -> DFTBPlusEngine:
     """DFTB+, whatever [dftb] engine says."""
+    if config.dftb.hsd is None:
+        check_parameters(config)
     settings, program = dftb_settings(config), dftbplus_settings(config)
     return DFTBPlusEngine(system.qm_symbols, config.qm.charge, settings, program, device)
 

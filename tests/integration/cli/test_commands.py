@@ -215,7 +215,7 @@ def test_evaluate_into_a_folder_that_is_not_there(make_config, tmp_path, capsys)
     [
         ({"residue": "LIG"}, "no residue is named 'LIG'"),
         ({"charge": 1}, "only closed shells"),
-        ({"parameters": "4ob"}, "no Slater-Koster file"),
+        ({"parameters": "4ob"}, "no Slater-Koster set of this name"),
         ({"extra": "[dftb2]\n"}, "did you mean [dftb]?"),
     ],
 )
