@@ -1,8 +1,12 @@
-"""Which processes there are, and whether they have ended (Linux)."""
+"""Which processes there are, whether they have ended, and what is told in a forked one (Linux)."""
 
 from __future__ import annotations
 
+import os
+import select
+import signal
 import time
+import warnings
 from pathlib import Path
 
 
@@ -25,6 +29,28 @@ def children(pid):
     """Processes whose parent is this one."""
     found = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdecimal()]
     return [one for one in found if _status(one)[1] == str(pid)]
+
+
+def raised_in_fork(function, seconds=20.0):
+    """What a function raises in a forked child, in words; it may hang there."""
+    reading, writing = os.pipe()
+    with warnings.catch_warnings():
+        # Of newer Pythons: that a process with threads is forked is what this is about.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        child = os.fork()
+    if child == 0:
+        try:
+            function()
+        except BaseException as error:  # noqa: BLE001 - nothing may leave the child
+            os.write(writing, f"{type(error).__name__}: {error}".encode())
+        finally:
+            os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading) as words:
+        if not select.select([words], [], [], seconds)[0]:
+            os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        return words.read()
 
 
 def _status(pid):

@@ -2,7 +2,7 @@
 
 `Companion` is such a process as its owner sees it. Both ends talk through a pair of sockets; beside them the owner
 holds the other end of the companion's standard input, and when that closes, however the owner died, the companion ends
-at once. Its program begins with `attend`. This module needs the standard library alone.
+at once. Its program begins with `attend`. This module and the errors need the standard library alone.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import IO
+
+from deltaqmmm.errors import ExternalToolError
 
 IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 """Signals that come to whole groups of processes; how a companion ends is its owner's to say."""
@@ -104,6 +106,22 @@ class Companion:
             self.process.stdin.close()
         self.connection.close()
         return True
+
+
+def refuse_fork(owner: int, what: str) -> None:
+    """Keep a process that was forked off what is its parent's: the sockets of companions, and threads that it lacks.
+
+    Args:
+        owner: The process that made it.
+        what: What it is, for the message.
+
+    Raises:
+        ExternalToolError: This is another process.
+    """
+    if os.getpid() != owner:
+        raise ExternalToolError(
+            f"this {what} was made before the process was forked: make another one in the new process."
+        )
 
 
 def _environment(threads: int) -> Mapping[str, str]:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from multiprocessing.connection import Connection, wait
 
-from deltaqmmm.companions import Companion, ending
+from deltaqmmm.companions import Companion, ending, refuse_fork
 from deltaqmmm.errors import DeltaqmmmError, ExternalToolError
 from deltaqmmm.mm.frames import FrameSystem
 from deltaqmmm.mm.imaging import StandardCell
@@ -104,10 +104,7 @@ class Workers:
             ExternalToolError: Frames whose process has died twice, no room or no more processes, or an engine that was
                 made before this process was forked.
         """
-        if os.getpid() != self._owner:
-            raise ExternalToolError(
-                "this MM engine was made before the process was forked: make another one in the new process."
-            )
+        refuse_fork(self._owner, "MM engine")
         try:
             return self._evaluate(positions, cells, count, threads)
         except OSError as error:

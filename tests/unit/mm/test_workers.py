@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,7 +18,7 @@ import pytest
 from deltaqmmm.errors import ConfigError, ExternalToolError, FrameError, NonFiniteError
 from deltaqmmm.mm.shared import SharedObject
 from deltaqmmm.mm.workers import share_out
-from tests.processes import ended, running
+from tests.processes import ended, raised_in_fork, running
 
 ROOT = Path(__file__).parents[3]
 
@@ -156,22 +155,8 @@ def test_an_interruption_leaves_no_answer_for_the_next_batch(engine, box, monkey
 def test_a_fork_is_refused(engine, box):
     """The processes are the owner's; so are OpenMM's threads."""
     evaluated(engine, box)
-    reading, writing = os.pipe()
-    with warnings.catch_warnings():
-        # Of newer Pythons: that a process with threads is forked is what this is about.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        child = os.fork()
-    if child == 0:
-        try:
-            evaluated(engine, box)
-        except BaseException as error:  # noqa: BLE001 - nothing may leave the child
-            os.write(writing, f"{type(error).__name__}: {error}".encode())
-        finally:
-            os._exit(0)
-    os.waitpid(child, 0)
-    os.close(writing)
-    with os.fdopen(reading) as words:
-        assert re.match("ExternalToolError: .* before the process was forked", words.read())
+    words = raised_in_fork(lambda: evaluated(engine, box))
+    assert re.match("ExternalToolError: .* before the process was forked", words)
     assert len(engine._workers.processes) == 2
     assert np.isfinite(evaluated(engine, box).energies).all()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 import weakref
 from collections import deque
@@ -12,6 +13,7 @@ from multiprocessing.connection import wait
 
 import numpy as np
 
+from deltaqmmm.companions import refuse_fork
 from deltaqmmm.dftb.dftbplus.process import Answer, Death, Readiness, Setup, Worker
 from deltaqmmm.errors import ExternalToolError
 from deltaqmmm.results import FloatArray
@@ -55,6 +57,7 @@ class Pool:
             timeout: Longest time for one frame, seconds.
             proven: Whether DFTB+ is known to start with this setup, so that a worker that does not is replaced.
         """
+        self._owner = os.getpid()
         self._setup = setup
         self._timeout = timeout
         self._places = [_Place() for _ in range(workers)]
@@ -74,8 +77,9 @@ class Pool:
         """Start the first worker.
 
         Raises:
-            ExternalToolError: DFTB+ cannot be started with this input.
+            ExternalToolError: DFTB+ cannot be started with this input, or the pool was made before a fork.
         """
+        refuse_fork(self._owner, "DFTB+ engine")
         place = self._places[0]
         _end([place])
         place.worker = Worker(self._setup)
@@ -99,8 +103,9 @@ class Pool:
             potentials: Shape (B, n), hartree/e.
 
         Raises:
-            ExternalToolError: A worker cannot be started.
+            ExternalToolError: A worker cannot be started, or the pool was made before a fork.
         """
+        refuse_fork(self._owner, "DFTB+ engine")
         found: list[Answer | Death | None] = [None] * len(positions)
         crashed: set[int] = set()
         shares = np.array_split(np.arange(len(positions)), min(len(self._places), len(positions)))

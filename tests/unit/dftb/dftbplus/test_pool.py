@@ -1,6 +1,7 @@
 """Workers that fail, hang, grow and are killed, with a module that stands in for DFTB+."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from deltaqmmm.dftb.dftbplus.pool import NOT_COMPUTED, Pool
 from deltaqmmm.dftb.dftbplus.process import Answer, Death, Setup, Worker
 from deltaqmmm.dftb.dftbplus.retry import SaferSetups
 from deltaqmmm.errors import ExternalToolError
-from tests.processes import ended
+from tests.processes import ended, raised_in_fork
 from tests.unit.dftb.dftbplus import fake
 
 ATOMS = 3
@@ -303,6 +304,18 @@ folders = list(Path(sys.argv[2]).glob("deltaqmmm_dftbplus_*/output.txt"))
 pool.compute(np.zeros((1, 3, 3)), np.zeros((1, 3)))
 print(len(folders), before == pool.processes)
 """
+
+
+@pytest.mark.parametrize("work", [Pool.start, lambda pool: pool.compute(*frames(0.0))], ids=["start", "compute"])
+def test_a_fork_is_refused(make_pool, work):
+    """The workers are the owner's: two that read from one socket would have each other's answers."""
+    pool = make_pool()
+    given = frames(0.0)
+    pool.compute(*given)
+    before = pool.processes
+    assert re.match("ExternalToolError: .* before the process was forked", raised_in_fork(lambda: work(pool)))
+    check_answers(pool.compute(*given), *given)
+    assert pool.processes == before
 
 
 def test_a_forked_process_that_ends_leaves_the_worker_and_its_folder(tmp_path):
