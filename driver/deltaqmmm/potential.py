@@ -6,6 +6,7 @@ releases the interpreter while it works.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 
 from deltaqmmm.committee import CommitteeSettings, Correction
+from deltaqmmm.companions import refuse_fork
 from deltaqmmm.errors import ConfigError, FrameError, NonFiniteError
 from deltaqmmm.periodic import check_cell, check_positions
 from deltaqmmm.qm_side import Embedding, QMEngine, QMSide
@@ -83,6 +85,7 @@ class Potential:
         self.virial = virial
         self.seconds: Mapping[str, float] = {}
         self._mm = mm
+        self._owner = os.getpid()
         masses = system.masses[system.qm_atoms]
         self._qm_side = QMSide(embedding, qm, correction, committee, masses, virial=virial, device=device)
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="mm")
@@ -118,6 +121,8 @@ class Potential:
                 virial is not computed.
             ConvergenceError: The SCC failed.
             NonFiniteError: A result is not finite.
+            ExternalToolError: A program or process that computes a term fails, or the potential, with an MM engine, was
+                made before this process was forked.
         """
         if self.system.periodic and not self.virial:
             self._check_constant_cell(check_cell(cells))
@@ -140,6 +145,9 @@ class Potential:
         positions = check_positions(positions, self.system.n_atoms)
         cells_or_none = check_cell(cells) if self.system.periodic else None
         start = time.perf_counter()
+        if self._mm is not None:
+            # A forked process lacks the thread, and would wait for it for ever.
+            refuse_fork(self._owner, "potential")
         future = None if self._mm is None else self._worker.submit(_timed, self._mm, positions, cells_or_none)
         try:
             qm_side = self._qm_side.evaluate(positions, cells_or_none)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from dataclasses import replace
 
 import numpy as np
 import openmm
 
+from deltaqmmm.companions import refuse_fork
 from deltaqmmm.errors import FrameError, NonFiniteError
 from deltaqmmm.mm import partition
 from deltaqmmm.mm.frames import FrameEngine, FrameSystem
@@ -49,6 +51,7 @@ class OpenMMEngine:
             TopologyError: The OpenMM system has forces that cannot be split.
             ConfigError: The platform is not available.
         """
+        self._owner = os.getpid()
         self.settings = settings or OpenMMSettings()
         mm_system = partition.mm_only_system(topology, system)
         self._periodic = topology.periodic
@@ -92,8 +95,11 @@ class OpenMMEngine:
         Raises:
             FrameError: Wrong shapes, non-finite or singular input, or a cell that does not fit the cutoff.
             NonFiniteError: An energy or force is not finite.
-            ExternalToolError: The processes of frames side by side cannot be kept alive.
+            ExternalToolError: The processes of frames side by side cannot be kept alive, or the engine was made before
+                this process was forked.
         """
+        # Not even a frame alone: a forked process has none of OpenMM's threads, nor whoever holds the lock.
+        refuse_fork(self._owner, "MM engine")
         positions = check_positions(positions, self._n_atoms)
         boxes = self._standard_cells(cells, len(positions))
         count, threads = share_out(len(positions), self._alone.threads)

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from multiprocessing.connection import Connection, wait
 
-from deltaqmmm.companions import Companion, ending, refuse_fork
+from deltaqmmm.companions import Companion, ending
 from deltaqmmm.errors import DeltaqmmmError, ExternalToolError
 from deltaqmmm.mm.frames import FrameSystem
 from deltaqmmm.mm.imaging import StandardCell
@@ -65,7 +64,6 @@ class Workers:
     """
 
     def __init__(self, frames: FrameSystem, settings: OpenMMSettings) -> None:
-        self._owner = os.getpid()
         self._common = frames, settings
         self._batch = 0
         self._started: dict[int, list[Companion]] = {}
@@ -101,10 +99,8 @@ class Workers:
 
         Raises:
             DeltaqmmmError: What came of the first frame that failed; nothing goes on behind it.
-            ExternalToolError: Frames whose process has died twice, no room or no more processes, or an engine that was
-                made before this process was forked.
+            ExternalToolError: Frames whose process has died twice, or no room or no more processes.
         """
-        refuse_fork(self._owner, "MM engine")
         try:
             return self._evaluate(positions, cells, count, threads)
         except OSError as error:

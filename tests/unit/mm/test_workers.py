@@ -18,6 +18,7 @@ import pytest
 from deltaqmmm.errors import ConfigError, ExternalToolError, FrameError, NonFiniteError
 from deltaqmmm.mm.shared import SharedObject
 from deltaqmmm.mm.workers import share_out
+from deltaqmmm.potential import Potential
 from tests.processes import ended, raised_in_fork, running
 
 ROOT = Path(__file__).parents[3]
@@ -152,13 +153,22 @@ def test_an_interruption_leaves_no_answer_for_the_next_batch(engine, box, monkey
             np.testing.assert_allclose(evaluated(engine, box).forces, expected.forces, atol=1e-6)
 
 
-def test_a_fork_is_refused(engine, box):
-    """The processes are the owner's; so are OpenMM's threads."""
-    evaluated(engine, box)
-    words = raised_in_fork(lambda: evaluated(engine, box))
-    assert re.match("ExternalToolError: .* before the process was forked", words)
-    assert len(engine._workers.processes) == 2
-    assert np.isfinite(evaluated(engine, box).energies).all()
+@pytest.mark.parametrize("n_frames", [1, 4])
+@pytest.mark.parametrize("by_potential", [False, True])
+def test_a_fork_is_refused(engine, box, n_frames, by_potential):
+    """The processes are the owner's; so are OpenMM's threads, and that of a potential."""
+    potential = Potential(box.system, engine, None, None)
+
+    def evaluate():
+        frames, cells = np.stack([box.positions] * n_frames), np.stack([box.cell] * n_frames)
+        return potential.evaluate(cells, frames) if by_potential else engine.evaluate(frames, cells)
+
+    evaluate()
+    before = engine._workers.processes
+    assert len(before) == (0 if n_frames == 1 else 2)
+    assert re.match("ExternalToolError: .* before the process was forked", raised_in_fork(evaluate))
+    assert engine._workers.processes == before
+    assert np.isfinite(evaluate().energies).all()
 
 
 def test_an_error_in_the_process_itself_is_told(engine, box, monkeypatch):
