@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from typing import Protocol
 
 import numpy as np
@@ -30,11 +31,22 @@ SAME_CELL = 1e-8
 """Relative change of a cell below which it counts as constant."""
 
 
+_PATIENCE_SECONDS = 0.2
+"""How long an MM evaluation may go on after an interruption before it is ended."""
+
+
 class MMEngine(Protocol):
     """Energies and forces of all classical terms."""
 
     def evaluate(self, positions: FloatArray, cells: FloatArray | None = None) -> Evaluation:
         """Evaluate B frames: positions (B, N, 3) and cells (B, 3, 3), bohr."""
+
+    def interrupt(self) -> None:
+        """Have an evaluation that another thread has begun end soon, if need be with an error, as far as it can."""
+
+
+_MMResult = Future[tuple[Evaluation, float]]
+"""An evaluation of the MM term under way, and its seconds."""
 
 
 class Potential:
@@ -145,16 +157,8 @@ class Potential:
         positions = check_positions(positions, self.system.n_atoms)
         cells_or_none = check_cell(cells) if self.system.periodic else None
         start = time.perf_counter()
-        if self._mm is not None:
-            # A forked process lacks the thread, and would wait for it for ever.
-            refuse_fork(self._owner, "potential")
-        future = None if self._mm is None else self._worker.submit(_timed, self._mm, positions, cells_or_none)
-        try:
+        with self._mm_beside(positions, cells_or_none) as future:
             qm_side = self._qm_side.evaluate(positions, cells_or_none)
-        finally:
-            # Also when the QM side failed: no evaluation may outlive its call.
-            if future is not None:
-                future.exception()
         seconds = dict(qm_side.seconds)
         forces, strain_derivatives = qm_side.forces, qm_side.strain_derivatives
         terms: dict[str, FloatArray] = {}
@@ -172,6 +176,28 @@ class Potential:
             extras.update(qm_side.members.extras(energies, forces, strain_derivatives))
         self.seconds = {**seconds, "total": time.perf_counter() - start}
         return Evaluation(energies, forces, strain_derivatives, terms, extras)
+
+    @contextmanager
+    def _mm_beside(self, positions: FloatArray, cells: FloatArray | None) -> Iterator[_MMResult | None]:
+        """Evaluate the MM term, if there is one, while the block runs; no evaluation outlives it, however it ends."""
+        if self._mm is None:
+            yield None
+            return
+        # A forked process lacks the thread, and would wait for it for ever.
+        refuse_fork(self._owner, "potential")
+        future = self._worker.submit(_timed, self._mm, positions, cells)
+        try:
+            try:
+                yield future
+            except Exception:
+                wait([future])
+                raise
+            wait([future])
+        finally:
+            # Still under way after an interruption alone: where it hangs, this process would not end before it. More
+            # than once, for it may just be beginning.
+            while wait([future], _PATIENCE_SECONDS).not_done:
+                self._mm.interrupt()
 
 
 def _timed(engine: MMEngine, positions: FloatArray, cells: FloatArray | None) -> tuple[Evaluation, float]:

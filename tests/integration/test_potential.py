@@ -31,6 +31,9 @@ class NoMM:
         zero = np.zeros(len(positions))
         return Evaluation(zero, np.zeros_like(positions), np.zeros((len(positions), 3, 3)), {"mm": zero})
 
+    def interrupt(self):
+        pass
+
 
 class Anion:
     """Charges that do not change, -1 e in all, with a dipole about the origin."""

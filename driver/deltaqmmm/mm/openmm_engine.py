@@ -119,6 +119,10 @@ class OpenMMEngine:
         _check_finite(energies, forces)
         return Evaluation(energies, forces, strain_derivatives, {"mm": energies.copy()})
 
+    def interrupt(self) -> None:
+        """Have an evaluation in other processes that another thread waits for end at once, with an error."""
+        self._workers.interrupt()
+
     def _standard_cells(self, cells: FloatArray | None, n_frames: int) -> list[StandardCell | None]:
         """Check the cells and bring them into OpenMM's form."""
         if not self._periodic:

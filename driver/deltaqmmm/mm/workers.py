@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import threading
+import time
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import wait
 
 from deltaqmmm.companions import Companion, ending
 from deltaqmmm.errors import DeltaqmmmError, ExternalToolError
@@ -21,10 +23,21 @@ from deltaqmmm.mm.frames import FrameSystem
 from deltaqmmm.mm.imaging import StandardCell
 from deltaqmmm.mm.settings import OpenMMSettings
 from deltaqmmm.mm.shared import SharedFrames, SharedObject
+from deltaqmmm.mm.worker import Failure
 from deltaqmmm.results import FloatArray
 from deltaqmmm.threads import parts_of
 
 logger = logging.getLogger(__name__)
+
+FRAME_SECONDS = 600.0
+"""Longest time for one frame of a share; the start of its process is in that of the first.
+
+With the strain derivative a frame is 13 energies, seconds for a million atoms. What takes so long does not compute any
+more: somebody has stopped it, or a file system does not answer.
+"""
+
+_LOOK_SECONDS = 0.5
+"""How often is looked whether an evaluation is to end early."""
 
 _PROGRAM = ("-c", "from deltaqmmm.mm.worker import main; main()")
 
@@ -47,12 +60,18 @@ def share_out(n_frames: int, threads: int) -> tuple[int, int]:
 
 @dataclass(eq=False)
 class _Share:
-    """Consecutive frames, the process that computes them, and whether another one died of them."""
+    """Consecutive frames, the process that computes them and until when, and whether another one died of them."""
 
     companion: Companion
     threads: int
     frames: slice
+    deadline: float = 0.0
     again: bool = False
+
+    @property
+    def seconds(self) -> float:
+        """Longest time for these frames."""
+        return FRAME_SECONDS * float(self.frames.stop - self.frames.start)
 
 
 class Workers:
@@ -66,6 +85,7 @@ class Workers:
     def __init__(self, frames: FrameSystem, settings: OpenMMSettings) -> None:
         self._common = frames, settings
         self._batch = 0
+        self._to_end = threading.Event()
         self._started: dict[int, list[Companion]] = {}
         self._finalizer = weakref.finalize(self, _end, self._started)
 
@@ -83,6 +103,10 @@ class Workers:
         """End all processes; further work starts new ones."""
         _end(self._started)
 
+    def interrupt(self) -> None:
+        """Have an evaluation that another thread has begun end at once, with an error, and its processes with it."""
+        self._to_end.set()
+
     def evaluate(
         self, positions: FloatArray, cells: Sequence[StandardCell | None], count: int, threads: int
     ) -> SharedFrames:
@@ -99,8 +123,10 @@ class Workers:
 
         Raises:
             DeltaqmmmError: What came of the first frame that failed; nothing goes on behind it.
-            ExternalToolError: Frames whose process has died twice, or no room or no more processes.
+            ExternalToolError: Frames whose process has died twice or had no answer, no room or no more processes, or an
+                interruption.
         """
+        self._to_end.clear()
         try:
             return self._evaluate(positions, cells, count, threads)
         except OSError as error:
@@ -127,13 +153,15 @@ class Workers:
             for share in shares:
                 self._ask(share, cells)
             while shares:
+                if self._to_end.is_set():
+                    raise ExternalToolError("the evaluation of the MM term was interrupted.")
                 for share in _with_news(shares):
-                    try:
-                        batch, failure = share.companion.connection.recv()
-                    except (EOFError, OSError):
-                        self._replace(share)
+                    answer = _answer(share)
+                    if isinstance(answer, str):
+                        self._replace(share, answer)
                         self._ask(share, cells)
                         continue
+                    batch, failure = answer
                     if batch != self._batch:
                         continue
                     shares.remove(share)
@@ -158,14 +186,14 @@ class Workers:
         return Companion(_PROGRAM, [*map(str, descriptors), str(threads)], descriptors=descriptors)
 
     def _ask(self, share: _Share, cells: Sequence[StandardCell | None]) -> None:
+        share.deadline = time.monotonic() + share.seconds
         # One that has died shows itself when its answer is waited for.
         with contextlib.suppress(OSError):
             question = self._batch, len(cells), share.frames.start, list(cells[share.frames])
             share.companion.connection.send(question)
 
-    def _replace(self, share: _Share) -> None:
-        """Another process for frames whose process has died."""
-        how = ending(share.companion.status(5.0))
+    def _replace(self, share: _Share, how: str) -> None:
+        """Another process for frames whose process has died, or is to be ended."""
         share.companion.end()
         started = self._started[share.threads]
         place = started.index(share.companion)
@@ -181,8 +209,23 @@ class Workers:
 
 
 def _with_news(shares: list[_Share]) -> list[_Share]:
-    of_connection = {share.companion.connection: share for share in shares}
-    return [of_connection[heard] for heard in wait(list(of_connection)) if isinstance(heard, Connection)]
+    """Those whose process has answered or has ended, or whose time is over; none at all after a while."""
+    seconds = min(share.deadline for share in shares) - time.monotonic()
+    heard = wait([share.companion.connection for share in shares], min(max(seconds, 0.0), _LOOK_SECONDS))
+    now = time.monotonic()
+    return [share for share in shares if share.companion.connection in heard or now >= share.deadline]
+
+
+def _answer(share: _Share) -> tuple[int, Failure | None] | str:
+    """The answer of a process that has news, or how that has ended or is to be ended, in words."""
+    try:
+        if share.companion.connection.poll():
+            answer: tuple[int, Failure | None] = share.companion.connection.recv()
+            return answer
+    except (EOFError, OSError):
+        # The socket closes when the process ends, a moment before it can be waited for.
+        return ending(share.companion.status(5.0))
+    return f"no answer within {share.seconds:g} s, so its process was ended"
 
 
 def _end(started: dict[int, list[Companion]]) -> None:

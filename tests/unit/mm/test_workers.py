@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 
 from deltaqmmm.errors import ConfigError, ExternalToolError, FrameError, NonFiniteError
+from deltaqmmm.mm import workers
 from deltaqmmm.mm.shared import SharedObject
-from deltaqmmm.mm.workers import share_out
+from deltaqmmm.mm.workers import Workers, share_out
 from deltaqmmm.potential import Potential
 from tests.processes import ended, raised_in_fork, running
 
@@ -120,6 +121,92 @@ def test_a_process_that_dies_twice_is_an_error(engine, box, monkeypatch):
     assert engine._workers.processes == []
     monkeypatch.undo()
     assert np.isfinite(evaluated(engine, box).energies).all()
+
+
+def test_a_process_that_hangs_is_replaced(engine, box, monkeypatch, caplog):
+    expected = evaluated(engine, box)
+    before = engine._workers.processes
+    replace = Workers._replace
+
+    def patient(*arguments):
+        # The other one has all the time that it needs to start.
+        patch.undo()
+        replace(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("deltaqmmm.mm.workers.FRAME_SECONDS", 1.0)
+        patch.setattr(Workers, "_replace", patient)
+        os.kill(before[1], signal.SIGSTOP)
+        found = evaluated(engine, box)
+    after = engine._workers.processes
+    assert after[0] == before[0]
+    assert after[1] != before[1]
+    assert ended(before[1:])
+    (warning,) = caplog.messages
+    assert "no answer within 2 s, so its process was ended. Its frames are computed once more" in warning
+    np.testing.assert_allclose(found.forces, expected.forces, atol=1e-6)
+
+
+def test_a_process_that_hangs_twice_is_an_error(engine, box, monkeypatch):
+    evaluated(engine, box)
+    before = engine._workers.processes
+    with monkeypatch.context() as patch:
+        patch.setattr("deltaqmmm.mm.workers.FRAME_SECONDS", 0.5)
+        patch.setattr("deltaqmmm.mm.workers._PROGRAM", ("-c", "import time; time.sleep(600)"))
+        os.kill(before[0], signal.SIGSTOP)
+        with pytest.raises(ExternalToolError, match="no answer within 1 s, so its process was ended, twice"):
+            evaluated(engine, box)
+    assert engine._workers.processes == []
+    assert ended(before)
+    assert np.isfinite(evaluated(engine, box).energies).all()
+
+
+def test_an_answer_that_is_there_is_not_late(engine, box, monkeypatch):
+    """After the whole job was suspended, for one."""
+    evaluated(engine, box)
+    before = engine._workers.processes
+    with_news = workers._with_news
+
+    def later(shares):
+        time.sleep(3.0)
+        return with_news(shares)
+
+    monkeypatch.setattr(workers, "FRAME_SECONDS", 1.0)
+    monkeypatch.setattr(workers, "_with_news", later)
+    evaluated(engine, box)
+    assert engine._workers.processes == before
+
+
+@pytest.mark.parametrize("in_qm_side", [False, True])
+def test_an_interruption_while_a_process_hangs_is_no_wait(engine, box, monkeypatch, in_qm_side):
+    """The thread of the MM term is free at once: it would hold up the end of the interpreter."""
+    potential = Potential(box.system, engine, None, None)
+    frames, cells = np.stack([box.positions] * 4), np.stack([box.cell] * 4)
+    expected = potential.evaluate(cells, frames)
+    processes = engine._workers.processes
+
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    os.kill(processes[1], signal.SIGSTOP)
+    before = signal.signal(signal.SIGALRM, interrupted)
+    try:
+        with monkeypatch.context() as patch:
+            if in_qm_side:
+                patch.setattr(potential._qm_side, "evaluate", interrupted)
+            else:
+                signal.setitimer(signal.ITIMER_REAL, 1.0)
+            start = time.monotonic()
+            with pytest.raises(KeyboardInterrupt):
+                potential.evaluate(cells, frames)
+        assert potential._worker.submit(int).result(5.0) == 0
+        assert time.monotonic() - start < 10.0
+        assert ended(processes, 0.0)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+        for process in filter(running, processes):
+            os.kill(process, signal.SIGKILL)
+    np.testing.assert_allclose(potential.evaluate(cells, frames).energies, expected.energies, atol=1e-5)
 
 
 def test_processes_start_side_by_side(engine, monkeypatch):
