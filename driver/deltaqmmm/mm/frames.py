@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import openmm
 
-from deltaqmmm.errors import NonFiniteError
+from deltaqmmm.errors import DeltaqmmmError, NonFiniteError
 from deltaqmmm.mm.imaging import Imager, StandardCell, reduce_box
 from deltaqmmm.mm.platforms import is_single_precision, open_context
 from deltaqmmm.mm.settings import OpenMMSettings
@@ -52,6 +54,15 @@ class FrameResult(NamedTuple):
     energy: float
     forces: FloatArray
     strain_derivative: FloatArray | None
+
+
+@contextmanager
+def naming(frame: int) -> Iterator[None]:
+    """Have an error of the block say which frame of the batch is at fault."""
+    try:
+        yield
+    except DeltaqmmmError as error:
+        raise type(error)(f"frame {frame} (counted from 0): {error}") from error
 
 
 class FrameEngine:

@@ -12,7 +12,7 @@ import openmm
 from deltaqmmm.companions import refuse_fork
 from deltaqmmm.errors import FrameError, NonFiniteError
 from deltaqmmm.mm import partition
-from deltaqmmm.mm.frames import FrameEngine, FrameSystem
+from deltaqmmm.mm.frames import FrameEngine, FrameSystem, naming
 from deltaqmmm.mm.imaging import Imager, StandardCell, standard_cell
 from deltaqmmm.mm.mesh import set_mesh
 from deltaqmmm.mm.settings import OpenMMSettings
@@ -113,7 +113,8 @@ class OpenMMEngine:
                     strain_derivatives[:] = shared.strain_derivatives
             else:
                 for frame, box in enumerate(boxes):
-                    energies[frame], forces[frame], strain = self._alone.evaluate(positions[frame], box)
+                    with naming(frame):
+                        energies[frame], forces[frame], strain = self._alone.evaluate(positions[frame], box)
                     if strain_derivatives is not None:
                         strain_derivatives[frame] = strain
         _check_finite(energies, forces)

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from deltaqmmm.companions import attend
 from deltaqmmm.errors import DeltaqmmmError, ExternalToolError
-from deltaqmmm.mm.frames import FrameEngine
+from deltaqmmm.mm.frames import FrameEngine, naming
 from deltaqmmm.mm.imaging import StandardCell
 from deltaqmmm.mm.shared import SharedFrames, SharedObject
 
@@ -46,7 +46,8 @@ def _compute_with(common: int, memory: int, threads: int) -> Callable[..., Failu
         try:
             shared.fit(n_frames)
             for frame, cell in enumerate(cells, start=first):
-                result = engine.evaluate(shared.positions[frame], cell)
+                with naming(frame):
+                    result = engine.evaluate(shared.positions[frame], cell)
                 shared.energies[frame], shared.forces[frame] = result.energy, result.forces
                 if result.strain_derivative is not None:
                     shared.strain_derivatives[frame] = result.strain_derivative

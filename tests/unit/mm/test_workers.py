@@ -358,6 +358,19 @@ def test_every_result_is_its_own_frame_s(box, virial):
     assert len(set(np.round(found.energies, 4))) == 5
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+def test_an_error_that_shows_as_a_frame_is_computed_names_it(box, threads):
+    """A ring that closes on its own image: uracil's, laid across the cell. Found by the process that computes it."""
+    engine = box.engine(platform="CPU", threads=threads)
+    frames, cells = np.stack([box.positions] * 4), np.stack([box.cell] * 4)
+    engine.evaluate(frames, cells)
+    ring = [1, 2, 3, 4, 5, 7]
+    for place, atom in enumerate(ring):
+        frames[2:, atom] = box.positions[ring[0]] + place / len(ring) * box.cell[0] + [0.0, place % 2, 0.0]
+    with pytest.raises(FrameError, match=r"^frame 2 \(counted from 0\): the bond between atoms \d+ and \d+ closes"):
+        engine.evaluate(frames, cells)
+
+
 def test_errors_name_the_frame(box):
     engine = box.engine(platform="CPU", threads=2)
     frames = np.stack([box.positions] * 4)
