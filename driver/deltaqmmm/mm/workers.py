@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import threading
 import time
 import weakref
@@ -145,6 +146,8 @@ class Workers:
         try:
             shared.fit(len(positions))
             shared.positions[:] = positions
+            # A frame that nobody computes shows itself: the memory still holds the results of the batch before.
+            shared.energies.fill(math.nan)
             companions = self._companions(count, threads)
             shares = [
                 _Share(companion, threads, part)

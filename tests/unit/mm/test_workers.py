@@ -371,6 +371,25 @@ def test_an_error_that_shows_as_a_frame_is_computed_names_it(box, threads):
         engine.evaluate(frames, cells)
 
 
+ANSWERS_ALONE = """
+import sys
+from deltaqmmm.companions import attend
+connection = attend(int(sys.argv[1]))
+while True:
+    batch, *question = connection.recv()
+    connection.send((batch, None))
+"""
+
+
+def test_a_frame_that_nobody_computed_is_an_error(engine, box, monkeypatch):
+    """The results of the batch before stand for none of this one."""
+    evaluated(engine, box)
+    monkeypatch.setattr("deltaqmmm.mm.workers._PROGRAM", ("-c", ANSWERS_ALONE))
+    os.kill(engine._workers.processes[1], signal.SIGKILL)
+    with pytest.raises(NonFiniteError, match=r"energy \(nan\) of frame 2 "):
+        evaluated(engine, box)
+
+
 def test_errors_name_the_frame(box):
     engine = box.engine(platform="CPU", threads=2)
     frames = np.stack([box.positions] * 4)
