@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -84,6 +85,9 @@ class Companion:
             signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
             os.close(descriptor)
         self.connection = Connection(here.detach())
+        # One that is dropped ends too: Python keeps what it knows of a process, its standard input included, until
+        # that has ended.
+        self._let_go = weakref.finalize(self, _let_go, self.process)
 
     def status(self, seconds: float) -> int | None:
         """The exit status of a process whose socket has closed, or None if it does not end within that time."""
@@ -102,10 +106,15 @@ class Companion:
             return False
         self.process.kill()
         self.process.wait()
-        if self.process.stdin is not None:
-            self.process.stdin.close()
+        self._let_go()
         self.connection.close()
         return True
+
+
+def _let_go(process: subprocess.Popen[bytes]) -> None:
+    """Close its standard input, at which it ends by itself."""
+    if process.stdin is not None:
+        process.stdin.close()
 
 
 def refuse_fork(owner: int, what: str) -> None:

@@ -1,5 +1,6 @@
 """How companions start, what they ignore, what they find, and when they end."""
 
+import gc
 import os
 import signal
 import subprocess
@@ -85,6 +86,17 @@ def test_a_forked_child_does_not_keep_it(tmp_path):
     finally:
         os.kill(child, signal.SIGKILL)
         owner.stdout.close()
+
+
+@pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")
+def test_one_that_is_dropped_ends():
+    """Also in the middle of its work; nobody has told it to end."""
+    companion = Companion(("-c", BEGIN + "connection.send(1); import time; time.sleep(600)"))
+    companion.connection.recv()
+    process = companion.process.pid
+    del companion
+    gc.collect()
+    assert ended([process], 20.0)
 
 
 def test_standard_input_and_output_that_are_closed(tmp_path):

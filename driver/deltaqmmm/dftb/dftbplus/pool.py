@@ -211,7 +211,8 @@ class Pool:
 
 def _end(places: list[_Place]) -> None:
     workers = [place.worker for place in places if place.worker is not None]
-    # None is used again, whatever comes in between: what it was asked belongs to no later batch.
+    # None is used again, whatever comes in between: what it was asked belongs to no later batch. One that nobody ends
+    # any more ends when it is collected, and removes its folder.
     for place in places:
         place.worker, place.given = None, 0
         place.frames.clear()
