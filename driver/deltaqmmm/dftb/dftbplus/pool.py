@@ -168,7 +168,12 @@ class Pool:
                 raise
             logger.warning("%s Once more.", error)
             worker = Worker(self._setup)
-            worker.receive_readiness()
+            try:
+                worker.receive_readiness()
+            except BaseException:
+                # No place has it yet: nobody else would.
+                worker.end()
+                raise
         self._proven = True
         return worker
 

@@ -204,6 +204,29 @@ def test_a_worker_that_is_killed_as_it_starts_is_replaced(make_pool, monkeypatch
     assert ended(killed)
 
 
+@pytest.mark.parametrize("problem", [ExternalToolError, KeyboardInterrupt])
+def test_a_worker_that_does_not_start_twice_leaves_nothing_behind(make_pool, monkeypatch, tmp_path, problem):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    pool = make_pool(2)
+    given = frames(0.0, 0.0)
+    pool.start()
+    tried = []
+
+    def unlucky(self):
+        tried.append(self)
+        raise problem("not now") if len(tried) > 1 else ExternalToolError("did not start")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Worker, "receive_readiness", unlucky)
+        with pytest.raises(problem, match="not now"):
+            pool.compute(*given)
+    assert len(tried) == 2
+    assert ended([worker.process.pid for worker in tried], 0.0)
+    assert not list(tmp_path.glob("deltaqmmm_dftbplus_*"))
+    check_answers(pool.compute(*given), *given)
+
+
 def test_a_worker_of_a_safer_setup_that_is_killed_as_it_starts_is_replaced(setup, monkeypatch, caplog):
     receive = Worker.receive_readiness
     killed = []
