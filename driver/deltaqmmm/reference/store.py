@@ -47,8 +47,7 @@ class LabelStore:
     def __enter__(self) -> LabelStore:
         """Lock, and read what is there."""
         # The output is looked at first: with other settings nothing at all is made.
-        if self.output.exists():
-            self._read(self.output)
+        seen = self._read_output()
         try:
             self.folder.mkdir(exist_ok=True)
             self._lock = os.open(self.folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o666)
@@ -56,6 +55,9 @@ class LabelStore:
             raise DatasetError(f"{self.folder}: cannot be used ({error.strerror}).") from error
         try:
             self._take_lock(self._lock)
+            if _state(self.output) != seen:
+                # Another process has joined its frames there in the meantime.
+                self._read_output()
             for leftover in self.folder.glob(f".*{PART_SUFFIX}"):
                 leftover.unlink(missing_ok=True)
             for part in sorted(self.folder.glob("*.h5")):
@@ -139,6 +141,13 @@ class LabelStore:
                 return
         raise DatasetError(f"{self.output}: another process has just finished this file; run the command again.")
 
+    def _read_output(self) -> tuple[int, int] | None:
+        """Read the output, if there is one; its state before."""
+        state = _state(self.output)
+        if state is not None:
+            self._read(self.output)
+        return state
+
     def _read(self, file: Path) -> None:
         dataset = read_dataset(file, self._empty.settings, self._empty.system)
         # What an earlier run dropped is dropped everywhere.
@@ -157,3 +166,12 @@ class LabelStore:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+
+
+def _state(file: Path) -> tuple[int, int] | None:
+    """Differs where a file has been written; None where there is none."""
+    try:
+        found = os.stat(file)
+    except FileNotFoundError:
+        return None
+    return found.st_ino, found.st_mtime_ns

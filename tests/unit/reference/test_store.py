@@ -1,4 +1,5 @@
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -108,6 +109,34 @@ def test_two_at_once(output, empty):
         LabelStore(output, empty).__enter__()
     with LabelStore(output, empty):
         pass
+
+
+@pytest.mark.parametrize("earlier", [False, True], ids=["new", "old output"])
+def test_one_that_finishes_as_another_begins(output, empty, monkeypatch, earlier):
+    """It joins its frames when the other has looked at the output and has no lock yet."""
+    if earlier:
+        write_dataset(output, empty.with_frames([FRAMES[0]], []))
+    first, second = LabelStore(output, empty), LabelStore(output, empty)
+    first.__enter__()
+    first.add(FRAMES[1])
+    first.add_failure(FAILURE)
+    mkdir = Path.mkdir
+
+    def late(*arguments, **options):
+        monkeypatch.undo()
+        first.join(IDS)
+        first.remove()
+        first.__exit__(None, None, None)
+        mkdir(*arguments, **options)
+
+    monkeypatch.setattr(Path, "mkdir", late)
+    with second:
+        second.add(FRAMES[2])
+        second.join(IDS)
+        second.remove()
+    back = read_dataset(output, empty.settings, empty.system)
+    assert [frame.identity for frame in back.frames] == [*IDS[: int(earlier)], *IDS[1:3]]
+    assert [failure.reason for failure in back.failures] == [FAILURE.reason]
 
 
 @pytest.mark.parametrize("place", ["output", "part"])
