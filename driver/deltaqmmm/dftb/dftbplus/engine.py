@@ -218,12 +218,14 @@ class DFTBPlusEngine:
         outcomes = self._pool.compute(positions, potentials)
         for frame, outcome in enumerate(outcomes):
             if isinstance(outcome, Death) and not outcome.by_dftbplus and outcome is not NOT_COMPUTED:
-                raise ExternalToolError(f"DFTB+ failed twice on frame {frame} of the batch: {outcome.reason}.")
+                raise ExternalToolError(_failed_twice(frame, outcome))
         answers = []
         for frame, outcome in enumerate(outcomes):
             if isinstance(outcome, Death):
                 outcome = self._safer.solve(frame, positions[frame], potentials[frame], outcome)
                 if isinstance(outcome, Death):
+                    if not outcome.by_dftbplus:
+                        raise ExternalToolError(_failed_twice(frame, outcome))
                     raise ConvergenceError(self._report(frame, outcome))
             answers.append(outcome)
         return answers
@@ -278,3 +280,8 @@ class DFTBPlusEngine:
                     f"energy (along a line {given:.6f}, by differences {slope:.6f}): forces in a run would be wrong. "
                     "The method cannot be combined with an external potential, or its SCC tolerance is too wide."
                 )
+
+
+def _failed_twice(frame: int, death: Death) -> str:
+    """What is said of a process that ended without a word from DFTB+."""
+    return f"DFTB+ failed twice on frame {frame} of the batch: {death.reason}."

@@ -38,7 +38,7 @@ class SaferSetups:
         self._normal = normal
 
     def solve(self, frame: int, positions: FloatArray, potential: FloatArray, first: Death) -> Answer | Death:
-        """One frame; the cycles of all attempts add up.
+        """One frame; the cycles of all attempts add up. Where a process ends without a word from DFTB+, this ends too.
 
         Args:
             frame: Its number in the batch, for messages.
@@ -57,6 +57,9 @@ class SaferSetups:
                 cycles += outcome.cycles
                 if isinstance(outcome, Answer):
                     start = outcome.charges
+                elif not outcome.by_dftbplus:
+                    # No SCC has failed: the process died or hung, twice, and would with other set-ups too.
+                    return replace(outcome, cycles=cycles)
             if isinstance(outcome, Answer):
                 return replace(outcome, cycles=cycles)
             death = outcome

@@ -2,13 +2,14 @@
 
 import os
 import signal
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from deltaqmmm.dftb import DFTBSettings
-from deltaqmmm.dftb.dftbplus import DFTBPlusSettings
+from deltaqmmm.dftb.dftbplus import DFTBPlusEngine, DFTBPlusSettings
 from deltaqmmm.dftb.dftbplus.hsd import Variation, write_input
 from deltaqmmm.dftb.dftbplus.pool import NOT_COMPUTED
 from deltaqmmm.dftb.dftbplus.process import Answer, Death, Worker
@@ -136,6 +137,15 @@ def test_the_frame_that_failed_twice_is_told(make_engine, monkeypatch):
     monkeypatch.setattr(engine._pool, "compute", lambda *_: outcomes)
     with pytest.raises(ExternalToolError, match="failed twice on frame 2 of the batch: gone"):
         engine.evaluate(positions, phi)
+
+
+def test_a_crash_in_a_safer_setup_is_told_as_such():
+    """And not as an SCC that does not converge."""
+    engine = object.__new__(DFTBPlusEngine)
+    engine._pool = SimpleNamespace(compute=lambda *_: [Death("SCC", by_dftbplus=True)])
+    engine._safer = SimpleNamespace(solve=lambda *_: Death("gone", by_dftbplus=False))
+    with pytest.raises(ExternalToolError, match="failed twice on frame 0 of the batch: gone"):
+        engine._answers(np.zeros((1, 3, 3)), np.zeros((1, 3)))
 
 
 @pytest.mark.parametrize("wrong", [{"workers": 0}, {"threads": 0}, {"timeout": 0.0}])

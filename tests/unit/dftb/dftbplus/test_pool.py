@@ -246,6 +246,19 @@ def test_a_worker_of_a_safer_setup_that_is_killed_as_it_starts_is_replaced(setup
     assert ended(killed)
 
 
+def test_a_safer_setup_that_crashes_ends_the_ladder(setup, caplog):
+    """No other set-up is tried, each of which would take its time twice."""
+    safer = SaferSetups(lambda variation: setup, Variation(100, 0.0), 60.0)
+    positions, potentials = frames(fake.CRASHES)
+    found = safer.solve(0, positions[0], potentials[0], Death("first", by_dftbplus=True, cycles=7))
+    assert isinstance(found, Death)
+    assert not found.by_dftbplus
+    assert "SIGKILL" in found.reason
+    assert found.cycles == 7
+    assert "careful mixing" in caplog.text
+    assert "annealing" not in caplog.text
+
+
 def test_what_dftbplus_says_at_start_is_told(make_pool, setup):
     pool = make_pool(given=Setup(setup.library, "nonsense"))
     with pytest.raises(ExternalToolError, match=r"could not start: DFTB\+ says .Unprocessed node"):
