@@ -49,7 +49,7 @@ class Companion:
         process: The process.
 
     Raises:
-        OSError: It cannot be started: too many processes or open files.
+        ExternalToolError: It cannot be started: too many processes or open files.
     """
 
     def __init__(
@@ -63,6 +63,23 @@ class Companion:
         descriptors: Sequence[int] = (),
     ) -> None:
         self._owner = os.getpid()
+        try:
+            self._start(program, arguments, threads, folder, output, descriptors)
+        except OSError as error:
+            raise ExternalToolError(
+                f"a process to compute in cannot be started ({error.strerror}): look at `ulimit -n`, `ulimit -u` and "
+                "the memory, or have fewer processes at a time (threads under [mm], workers under [dftb], --processes)."
+            ) from error
+
+    def _start(
+        self,
+        program: Sequence[str],
+        arguments: Sequence[str],
+        threads: int,
+        folder: Path | None,
+        output: IO[bytes] | None,
+        descriptors: Sequence[int],
+    ) -> None:
         here, there = socket.socketpair()
         descriptor = lifted(there.detach())
         # Until it ignores them itself; what a thread blocks is blocked in what it starts.

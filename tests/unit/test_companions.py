@@ -1,7 +1,9 @@
 """How companions start, what they ignore, what they find, and when they end."""
 
+import errno
 import gc
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -11,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from deltaqmmm.companions import IGNORED, Companion, ending, lifted
+from deltaqmmm.errors import ExternalToolError
 from tests.processes import ended, running
 
 ROOT = Path(__file__).parents[2]
@@ -35,6 +38,25 @@ def test_question_and_answer(start):
     companion.connection.send("a")
     assert companion.connection.recv() == "ab"
     assert companion.status(20.0) == 0
+
+
+@pytest.mark.parametrize("limit", ["files", "processes"])
+def test_limits_of_the_machine_are_told(monkeypatch, limit):
+    def refused(*arguments, **options):
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    before = os.listdir("/proc/self/fd")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limit == "files":
+        resource.setrlimit(resource.RLIMIT_NOFILE, (len(before) + 1, hard))
+    else:
+        monkeypatch.setattr(subprocess, "Popen", refused)
+    try:
+        with pytest.raises(ExternalToolError, match=r"cannot be started .*ulimit -n.*ulimit -u"):
+            Companion(("-c", "pass"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert os.listdir("/proc/self/fd") == before
 
 
 def test_it_finds_modules_where_its_owner_does(start, tmp_path, monkeypatch):

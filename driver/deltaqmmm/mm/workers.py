@@ -132,8 +132,8 @@ class Workers:
             return self._evaluate(positions, cells, count, threads)
         except OSError as error:
             raise ExternalToolError(
-                f"the processes of the MM term cannot be started or have no room ({error.strerror}): look at `ulimit "
-                "-n`, `ulimit -u` and the memory, or set threads under [mm] to a smaller number."
+                f"the processes of the MM term have no room for their frames ({error.strerror}): look at `ulimit -n` "
+                "and the memory, or set threads under [mm] to a smaller number."
             ) from error
 
     def _evaluate(

@@ -96,11 +96,28 @@ class Worker:
     """A process; `receive_readiness` comes first, then frames are given and answers received, in the same order."""
 
     def __init__(self, setup: Setup) -> None:
-        """Start the process without waiting for it."""
-        self.folder = Path(tempfile.mkdtemp(prefix="deltaqmmm_dftbplus_"))
+        """Start the process without waiting for it.
+
+        Raises:
+            ExternalToolError: It cannot be started, or its folder cannot be made.
+        """
         self.ready = False
         self.deadline = time.monotonic() + START_SECONDS
         self.memory_at_first: int | None = None
+        try:
+            self._companion = self._start(setup)
+        except OSError as error:
+            raise ExternalToolError(
+                f"the folder of a DFTB+ process cannot be made ({error}): look at the space there and at `ulimit -n`, "
+                "or have the environment variable TMPDIR name another place."
+            ) from error
+        self.connection = self._companion.connection
+        self.process = self._companion.process
+        with contextlib.suppress(OSError):
+            self.connection.send({"library": str(setup.library.file), "module": str(setup.library.module)})
+
+    def _start(self, setup: Setup) -> Companion:
+        self.folder = Path(tempfile.mkdtemp(prefix="deltaqmmm_dftbplus_"))
         try:
             with_it = []
             if setup.snapshot is not None:
@@ -108,7 +125,7 @@ class Worker:
                 with_it.append(str(setup.snapshot.folder))
             (self.folder / worker.INPUT).write_text(setup.text)
             with (self.folder / "output.txt").open("ab") as output:
-                self._companion = Companion(
+                return Companion(
                     [worker.__file__],
                     with_it,
                     threads=setup.threads,
@@ -118,10 +135,6 @@ class Worker:
         except BaseException:
             shutil.rmtree(self.folder, ignore_errors=True)
             raise
-        self.connection = self._companion.connection
-        self.process = self._companion.process
-        with contextlib.suppress(OSError):
-            self.connection.send({"library": str(setup.library.file), "module": str(setup.library.module)})
 
     def receive_readiness(self) -> Readiness:
         """Wait for the worker to be ready.

@@ -1,5 +1,6 @@
 """Workers that fail, hang, grow and are killed, with a module that stands in for DFTB+."""
 
+import errno
 import os
 import re
 import signal
@@ -264,6 +265,21 @@ def test_what_dftbplus_says_at_start_is_told(make_pool, setup):
     with pytest.raises(ExternalToolError, match=r"could not start: DFTB\+ says .Unprocessed node"):
         pool.start()
     assert pool.processes == []
+
+
+@pytest.mark.parametrize("problem", ["no folder", "full", "no process"])
+def test_a_worker_that_cannot_be_started_is_told(make_pool, monkeypatch, tmp_path, problem):
+    def full(*arguments, **options):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "nowhere" if problem == "no folder" else tmp_path))
+    if problem == "full":
+        monkeypatch.setattr(Path, "write_text", full)
+    elif problem == "no process":
+        monkeypatch.setattr(subprocess, "Popen", full)
+    with pytest.raises(ExternalToolError, match="ulimit -u" if problem == "no process" else "TMPDIR"):
+        make_pool().compute(*frames(0.0))
+    assert not list(tmp_path.glob("deltaqmmm_dftbplus_*"))
 
 
 def test_a_module_that_cannot_be_loaded_is_told(make_pool, setup, tmp_path):
