@@ -95,16 +95,18 @@ class Companion:
                 env=_environment(threads),
                 pass_fds=[descriptor, *descriptors],
             )
+            self.connection = Connection(here.detach())
+            # One that is dropped ends too: Python keeps what it knows of a process, its standard input included, until
+            # that has ended.
+            self._let_go = weakref.finalize(self, _let_go, self.process)
         except BaseException:
             here.close()
             raise
         finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
             os.close(descriptor)
-        self.connection = Connection(here.detach())
-        # One that is dropped ends too: Python keeps what it knows of a process, its standard input included, until
-        # that has ended.
-        self._let_go = weakref.finalize(self, _let_go, self.process)
+            # Last: an interruption that has come in the meantime is raised here, and all that is open must have
+            # somebody who closes it.
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
     def status(self, seconds: float) -> int | None:
         """The exit status of a process whose socket has closed, or None if it does not end within that time."""

@@ -88,6 +88,34 @@ def test_signals_to_the_group_do_not_reach_it_however_early(start, number):
     assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before
 
 
+@pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")
+def test_an_interruption_as_it_starts_leaves_nothing_behind(monkeypatch):
+    started = []
+    begin = subprocess.Popen.__init__
+
+    def interrupted(self, *arguments, **options):
+        begin(self, *arguments, **options)
+        started.append(self.pid)
+        # The handler is called when the signal is let through again.
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+    def interrupt(*arguments):
+        raise KeyboardInterrupt
+
+    descriptors = os.listdir("/proc/self/fd")
+    before = signal.signal(signal.SIGUSR1, interrupt)
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(subprocess.Popen, "__init__", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                Companion(("-c", BEGIN + "import time; time.sleep(600)"))
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    gc.collect()
+    assert ended(started, 20.0)
+    assert os.listdir("/proc/self/fd") == descriptors
+
+
 def test_a_forked_child_does_not_keep_it(tmp_path):
     """The child has the other end of its standard input too, and lives on when the owner is killed."""
     program = tmp_path / "owner.py"
