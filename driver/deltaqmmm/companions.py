@@ -197,10 +197,15 @@ def attend(descriptor: int, at_the_end: Callable[[], None] | None = None) -> Con
 
 
 def ending(status: int | None) -> str:
-    """How a companion has ended, in words."""
-    if status is None or status >= 0:
+    """How a companion whose socket has closed has ended, in words; None if it has not."""
+    if status is None:
+        return "its process closed its socket and did not end"
+    if status >= 0:
         return f"its process ended with status {status}"
-    name = signal.Signals(-status).name
+    try:
+        name = signal.Signals(-status).name
+    except ValueError:  # most of the real-time signals have none
+        name = str(-status)
     return f"its process was ended by the signal {name}" + (
         " (by hand, or for want of memory)" if name == "SIGKILL" else ""
     )

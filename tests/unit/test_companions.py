@@ -179,3 +179,8 @@ def test_how_it_ended(start):
     companion = start("import time; time.sleep(600)")
     companion.process.kill()
     assert "SIGKILL (by hand, or for want of memory)" in ending(companion.status(20.0))
+    assert ending(-(signal.SIGRTMIN + 3)) == f"its process was ended by the signal {signal.SIGRTMIN + 3}"
+    companion = start("import os, sys, time; os.close(int(sys.argv[1])); time.sleep(600)")
+    with pytest.raises(EOFError):
+        companion.connection.recv()
+    assert ending(companion.status(0.1)) == "its process closed its socket and did not end"
