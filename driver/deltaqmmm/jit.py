@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import pickle
 from collections.abc import Callable
@@ -17,6 +18,9 @@ _OPTIONS: dict[str, Any] = {"nogil": True, "no_cfunc_wrapper": True, "error_mode
 
 # Called by others alone, a function needs no way in from Python, which would take as long to compile as itself.
 _INNER: dict[str, Any] = {**_OPTIONS, "no_cpython_wrapper": True}
+
+_DAMAGE = EOFError, pickle.UnpicklingError
+"""What numba raises where a kept function was not written whole."""
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -60,10 +64,20 @@ class Kernel:
 
     def __call__(self, *arguments: object) -> bool:
         """What the function returns."""
-        try:
-            return bool(self._compiled(*arguments))
-        # The folder can no longer be written (a full disk), or what is in it was not written whole. The loops
-        # themselves use no files.
-        except (OSError, EOFError, pickle.UnpicklingError):
-            self._compiled = numba.njit(**_OPTIONS)(self._function)
-            return bool(self._compiled(*arguments))
+        # The loops themselves use no files: what fails is the folder.
+        with contextlib.suppress(OSError):  # it can no longer be written (a full disk)
+            try:
+                return bool(self._compiled(*arguments))
+            except _DAMAGE:
+                with contextlib.suppress(*_DAMAGE):
+                    self._compiled = self._kept_anew()
+                    return bool(self._compiled(*arguments))
+        self._compiled = numba.njit(**_OPTIONS)(self._function)
+        return bool(self._compiled(*arguments))
+
+    def _kept_anew(self) -> Callable[..., Any]:
+        """The function, to be compiled and kept in place of what was not written whole."""
+        compiled: Any = numba.njit(cache=True, **_OPTIONS)(self._function)
+        # Nothing is compiled yet: this only forgets what is kept.
+        compiled.recompile()
+        return cast(Callable[..., Any], compiled)

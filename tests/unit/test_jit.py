@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 
 import numba
 import pytest
+from numba.core.caching import IndexDataCacheFile
 
 from deltaqmmm import jit
 from deltaqmmm.jit import Kernel
@@ -51,14 +53,33 @@ def test_a_folder_that_can_no_longer_be_written(tmp_path, monkeypatch):
     assert not kernel(-1)
 
 
+@pytest.mark.parametrize("suffix", ["nbi", "nbc"])
 @pytest.mark.parametrize("left", [0, 20])
-def test_what_was_not_written_whole(tmp_path, monkeypatch, left):
-    """After a crash of the machine, for one."""
+def test_what_was_not_written_whole(tmp_path, monkeypatch, left, suffix):
+    """After a crash of the machine, for one: it is compiled once more, and not at every start."""
     monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path / "kept"))
     source = tmp_path / "fourth.py"
     assert Kernel(imported(source))(1)
+    (damaged,) = (tmp_path / "kept").rglob(f"*.{suffix}")
+    damaged.write_bytes(damaged.read_bytes()[:left])
+    for found in (0, 1):
+        kernel = Kernel(imported(source))
+        assert kernel(1)
+        assert not kernel(-1)
+        assert len(kernel._compiled.stats.cache_hits) == found
+
+
+def test_what_was_not_written_whole_and_cannot_be_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path / "kept"))
+    source = tmp_path / "fifth.py"
+    assert Kernel(imported(source))(1)
     (index,) = (tmp_path / "kept").rglob("*.nbi")
-    index.write_bytes(index.read_bytes()[:left])
+    index.write_bytes(b"")
+
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(IndexDataCacheFile, "_save_index", full)
     kernel = Kernel(imported(source))
     assert kernel(1)
     assert not kernel(-1)
