@@ -133,6 +133,7 @@ class Potential:
                 virial is not computed.
             ConvergenceError: The SCC failed.
             NonFiniteError: A result is not finite.
+            ConfigError: Strain derivatives are wanted, and the MM engine gives none.
             ExternalToolError: A program or process that computes a term fails, or the potential, with an MM engine, was
                 made before this process was forked.
         """
@@ -165,7 +166,12 @@ class Potential:
         if future is not None:
             mm, seconds["mm"] = future.result()
             forces = forces + mm.forces
-            if strain_derivatives is not None and mm.strain_derivatives is not None:
+            if strain_derivatives is not None:
+                if mm.strain_derivatives is None:
+                    raise ConfigError(
+                        "the virial is to be computed, but the MM engine gives no strain derivatives: make it with "
+                        "virial = true ([mm] in a configuration file)."
+                    )
                 strain_derivatives = strain_derivatives + mm.strain_derivatives
             terms["mm"] = mm.energies
         terms.update(qm_side.terms)

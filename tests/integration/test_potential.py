@@ -11,7 +11,7 @@ import torch
 from deltaqmmm.dftb import DFTBEngine, DFTBSettings
 from deltaqmmm.dftb.engine import DFTBResult
 from deltaqmmm.embedding import CutoffEmbedding, CutoffSettings
-from deltaqmmm.errors import FrameError, NonFiniteError
+from deltaqmmm.errors import ConfigError, FrameError, NonFiniteError
 from deltaqmmm.mm import OpenMMEngine, OpenMMSettings
 from deltaqmmm.potential import Potential
 from deltaqmmm.results import Evaluation
@@ -225,6 +225,12 @@ def test_a_moving_cell_without_virial_is_refused(box):
     with_virial = box.potential(NoMM(), virial=True)
     box.evaluate(with_virial, box.positions)
     with_virial.evaluate(1.001 * box.cell[None], box.positions[None])
+
+
+def test_a_virial_without_that_of_the_mm_term_is_refused(box):
+    potential = Potential(box.system, box.reference, box.embedding, Anion(), virial=True)
+    with pytest.raises(ConfigError, match="gives no strain derivatives"):
+        box.evaluate(potential, box.positions)
 
 
 def test_non_finite_results_and_inputs_are_errors(box):
