@@ -1,5 +1,4 @@
 import os
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +15,6 @@ from tests.processes import children
 @pytest.fixture(autouse=True)
 def stand_in(monkeypatch):
     monkeypatch.setattr(pool, "_PROGRAM", ("-c", "from tests.unit.reference.deadly import main; main()"))
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[3]))
     before = children(os.getpid())
     yield
     assert children(os.getpid()) == before
