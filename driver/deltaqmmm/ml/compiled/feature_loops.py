@@ -239,8 +239,8 @@ def _pull_back_products(
     for element in range(len(sums)):
         for row in range(0, len(spread), n_rows):
             found[element, row] = 0.0
-    n_ranks: int = len(table.rank_starts) - 1
-    return pair * n_ranks * (len(spread) // n_rows)
+    count: int = pair * (len(table.rank_starts) - 1) * (len(spread) // n_rows)
+    return count
 
 
 @Kernel
