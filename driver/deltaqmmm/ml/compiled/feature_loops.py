@@ -235,6 +235,7 @@ def _pull_back_products(
             for row in range(len(spread)):
                 found[other, row] += spread[row] * sums[element, row]
             pair += 1
+    # The monomials of rank 0 are in no product: what they got is some other's.
     n_rows = table.rank_starts[len(table.rank_starts) - 1]
     for element in range(len(sums)):
         for row in range(0, len(spread), n_rows):
