@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deltaqmmm.cli.console import describe, print_warnings, table
+from deltaqmmm.cli.console import WARMING_UP, describe, print_warnings, table
 from deltaqmmm.cli.frames import Frame, read_frames
 from deltaqmmm.cli.output import positive_integer
 from deltaqmmm.config import read_config
@@ -85,6 +85,7 @@ def run(options: argparse.Namespace) -> int:
     loaded = load_potential(read_config(options.config))
     print(describe(loaded))
     frame = first_frame(loaded, options.frames)
+    print(f"\n{WARMING_UP}", flush=True)
     if options.profile:
         rows = profile(loaded, frame, options.batches, options.steps)
         print(f"\nSteps of beads about {frame.label}\n\n{profile_table(rows)}")

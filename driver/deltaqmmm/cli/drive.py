@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
 
-from deltaqmmm.cli.console import describe
+from deltaqmmm.cli.console import WARMING_UP, describe
 from deltaqmmm.cli.frames import read_frames
 from deltaqmmm.cli.order import CheckedOrder
 from deltaqmmm.config import Config, read_config
@@ -96,7 +96,7 @@ def run(options: argparse.Namespace) -> int:
     say: Callable[[str], None] = (lambda text: None) if options.quiet else (lambda text: print(text, flush=True))
     loaded = load_potential(config, options.terms)
     say(describe(loaded))
-    say("Warming up. The first start compiles the loops, which takes up to a minute; they are kept on disk.")
+    say(WARMING_UP)
     say(warm_up(loaded, options.frames))
     system = loaded.system
     status = StatusLine(sys.stderr, config.driver.status_seconds, enabled=not options.quiet)
