@@ -75,20 +75,20 @@ def stretched(test_set):
 
 
 def test_a_frame_far_outside_the_training_set_shows(stretched):
-    """The guard of the example's configuration flags it, and the energy spread leaves that of the test frames far
-    behind."""
+    """The guard of the example's configuration flags it, as one on the force spread would, and the energy spread leaves
+    that of the test frames far behind."""
     usual, found = stretched
     limit = tomllib.loads((EXAMPLE / "box" / "config.toml").read_text())["correction"]["energy_spread_limit_kj_per_mol"]
     assert usual[0] < limit
     assert (found[1:, 0] > limit).all()
     assert (found[0] <= usual).all()
     assert (found[2:, 0] > 3.0 * usual[0]).all()
-    assert found[3, 1] > 3.0 * usual[1]
+    assert (found[1:, 1] > 1.5 * usual[1]).all()
 
 
 @pytest.mark.xfail(
     strict=True,
-    reason="2.5 times at 0.6 angstrom: where the bounds of the inputs are reached, slopes of all members go to zero",
+    reason="2.3 times at 0.6 and 2.0 at 1 angstrom: where inputs reach their bounds, slopes of all members go to zero",
 )
 def test_the_force_spread_shows_it_too(stretched):
     usual, found = stretched
