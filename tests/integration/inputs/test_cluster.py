@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from deltaqmmm.ipi.simulation import read_simulation
-from tests.integration.inputs.case import last_positions, make, run
+from tests.integration.inputs.case import last_positions, make, run, run_command
 from tests.integration.ipi.server import IPI, Process, free_port, read_properties, wait_until
 from tests.integration.ipi.test_processes import last_step
 
@@ -97,17 +97,26 @@ def test_drivers_join_and_leave(work):
 
 
 def test_shared_memory(work):
-    here = work("shm", steps=4)
+    """As with two drivers over TCP, which start as fast as the machine lets them: that run goes on until both serve."""
+    other = work("tcp", steps=100_000)
+    logs = [other.folder / f"driver_{n}.log" for n in (1, 2)]
+    with Process(run_command(other.folder, drivers=2), other.folder, "run.log") as process:
+        for log in logs:
+            wait_until(lambda log=log: log.exists() and "Connected to" in log.read_text(), PATIENCE, log.name)
+        connected = last_step(other.table)
+        wait_until(lambda: last_step(other.table) >= connected + 3, PATIENCE, "steps of two drivers")
+        process.signal(signal.SIGINT)
+        assert process.wait(PATIENCE) == 128 + signal.SIGINT
+    steps = read_simulation(other.folder / "RESTART").step
+    here = work("shm", steps=steps)
     said = run(here.folder, input="shm.xml")
-    assert "Finished: 4 steps" in said
+    assert f"Finished: {steps} steps" in said
     log = (here.folder / "driver.log").read_text()
     # All beads at once; a batch that is split makes one more.
-    assert 5 <= int(re.findall(r"(\d+) steps, \d+ frames", log)[-1]) <= 8
-    other = work("tcp", steps=4)
-    run(other.folder, drivers=2)
-    assert all("Connected to" in (other.folder / f"driver_{n}.log").read_text() for n in (1, 2))
+    assert steps + 1 <= int(re.findall(r"(\d+) steps, \d+ frames", log)[-1]) <= steps + 4
     assert len(list(here.folder.glob("run.pos_*.xyz"))) == BEADS
     one, two = read_properties(here.table), read_properties(other.table)
+    assert list(one["step"]) == list(two["step"]) == list(range(steps + 1))
     np.testing.assert_allclose(one["potential"], two["potential"], rtol=0, atol=1e-9)
     np.testing.assert_allclose(last_positions(here.folder), last_positions(other.folder), rtol=0, atol=1e-9)
 
@@ -145,8 +154,8 @@ def test_the_job_and_its_continuation(work):
         wait_until((here.folder / "server.address").exists, PATIENCE, "the address")
         with job("drivers.sbatch", "DRIVERS=1", "SLURM_JOB_ID=7") as more:
             wait_until(lambda: last_step(here.table) >= 4, PATIENCE, "steps")
-            log = here.folder / "driver-7-0.log"
-            wait_until(lambda: log.exists() and "Connected to" in log.read_text(), PATIENCE, "the driver that joins")
+            for log in (here.folder / "driver-0.log", here.folder / "driver-7-0.log"):
+                wait_until(lambda log=log: log.exists() and "Connected to" in log.read_text(), PATIENCE, log.name)
             first.signal(signal.SIGTERM)
             assert first.wait(PATIENCE) == more.wait(PATIENCE) == 0, (here.folder / "ipi.log").read_text()[-1000:]
     assert "begins with input.xml; 1 drivers" in first.output

@@ -13,7 +13,7 @@ import torch
 
 from deltaqmmm.dataset import Dataset, EnergyLabel, LabelledFrame, LabelSettings, Source, SystemTable
 from deltaqmmm.errors import DatasetError, ModelError, NonFiniteError
-from deltaqmmm.ml import COULOMB, Descriptor, RadialFunction, SiteTypes
+from deltaqmmm.ml import COULOMB, Descriptor, RadialFunction, Shell, SiteTypes
 from deltaqmmm.training import preparation
 from deltaqmmm.training import trainer as trainer_module
 from deltaqmmm.training.loss import GRADIENT_UNIT, squared_errors
@@ -187,6 +187,13 @@ def test_the_loss_sees_what_the_correction_gives(monkeypatch, target, mm_type_by
     assert expected[:, 3, 2:].max() == 0.0
 
 
+def in_double(value):
+    """A tensor, or those of a shell, in double precision; whole numbers stay what they are."""
+    if isinstance(value, Shell):
+        return value.each(in_double)
+    return value.double() if value.is_floating_point() else value
+
+
 def test_the_loss_is_differentiable():
     frames = make_dataset().frames[:4]
     dataset = make_dataset().with_frames(frames, ())
@@ -194,9 +201,7 @@ def test_the_loss_is_differentiable():
     types = SiteTypes.of(FUNCTIONS, model.info.mm_types, SITE_SYMBOLS, SITE_TYPES, SITE_CHARGES)
     descriptor = Descriptor(FUNCTIONS, model.info.elements, FORMALDEHYDE, types)
     prepared = prepare(dataset, descriptor, "delta", SETTINGS.mm_gradient_cutoff)
-    prepared = PreparedFrames(
-        *(t.double() if t.is_floating_point() else t for t in (getattr(prepared, f.name) for f in fields(prepared)))
-    )
+    prepared = PreparedFrames(*(in_double(getattr(prepared, field.name)) for field in fields(prepared)))
     network = model.network
     parameter = network.get_parameter("weight_O_0")
 
