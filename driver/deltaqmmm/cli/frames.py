@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, TextIO
 import numpy as np
 from ase.data import chemical_symbols
 from ase.geometry import cellpar_to_cell
-from ase.io import iread
 
 from deltaqmmm.errors import FrameError
 from deltaqmmm.results import FloatArray
@@ -107,6 +106,9 @@ def is_ipi_xyz(file: Path) -> bool:
 
 
 def _read_ase(file: Path) -> Iterator[Frame]:
+    # A second to import, and most commands read no frames.
+    from ase.io import iread
+
     try:
         for index, atoms in enumerate(iread(file, index=":")):
             cell = np.asarray(atoms.cell.array, dtype=np.float64) * ANGSTROM if atoms.cell.rank == 3 else None

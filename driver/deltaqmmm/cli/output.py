@@ -9,11 +9,12 @@ import os
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-
-from ase import Atoms
-from ase.io import write
+from typing import TYPE_CHECKING
 
 from deltaqmmm.errors import InputError, OutputError
+
+if TYPE_CHECKING:
+    from ase import Atoms
 
 
 def check_output(output: Path) -> None:
@@ -40,6 +41,9 @@ def write_whole(output: Path, frames: Iterable[Atoms], columns: list[str] | None
     Raises:
         OutputError: The disk is full, or the place cannot be written. What stood there before is untouched.
     """
+    # A second to import, and most commands write no frames.
+    from ase.io import write
+
     output = output.resolve()
     with _naming(output):
         descriptor, name = tempfile.mkstemp(prefix=f".{output.name}.", suffix=".part", dir=output.parent)

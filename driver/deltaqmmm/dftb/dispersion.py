@@ -6,17 +6,41 @@ Comput. Chem. 32, 1456 (2011), doi 10.1002/jcc.21759. Two-body terms only.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from ase.data import atomic_numbers
-from tad_dftd3 import data
-from tad_dftd3.cutoff import Cutoff
-from tad_dftd3.disp import dispersion
-from tad_dftd3.model import gaussian_weight, weight_references
-from tad_dftd3.ncoord import coordination_number, exp_count
-from tad_dftd3.reference import Reference
 from torch import Tensor
+
+
+@contextmanager
+def _without_dynamo() -> Iterator[None]:
+    """Let nothing import torch's compiler of Python code, which takes longer to import than torch itself.
+
+    The library imports it to ask whether it is being compiled, and asks in another way where it is not there.
+    """
+    modules: dict[str, Any] = sys.modules
+    missing = "torch._dynamo" not in modules
+    if missing:
+        # By this Python says that there is no such module.
+        modules["torch._dynamo"] = None
+    try:
+        yield
+    finally:
+        if missing:
+            del modules["torch._dynamo"]
+
+
+with _without_dynamo():
+    from tad_dftd3 import data
+    from tad_dftd3.cutoff import Cutoff
+    from tad_dftd3.disp import dispersion
+    from tad_dftd3.model import gaussian_weight, weight_references
+    from tad_dftd3.ncoord import coordination_number, exp_count
+    from tad_dftd3.reference import Reference
 
 PARAMETERS_DFTB3 = {"s6": 1.0, "s8": 0.5883, "a1": 0.5719, "a2": 3.6017, "s9": 0.0}
 """Damping parameters of DFTB3, the same that DFTB+ takes by default and that s-dftd3 lists as "dftb3"."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -24,7 +25,6 @@ from deltaqmmm.dftb.choice import SolverChoice
 from deltaqmmm.dftb.compiled import CompiledFrames
 from deltaqmmm.dftb.compiled.frames import TERMS
 from deltaqmmm.dftb.compiled.tables import basis_table, gamma_table, pair_table
-from deltaqmmm.dftb.dispersion import D3Dispersion
 from deltaqmmm.dftb.gamma import gamma_function
 from deltaqmmm.dftb.hamiltonian import MatrixBuilder
 from deltaqmmm.dftb.memory import TrajectoryMemory
@@ -38,6 +38,10 @@ from deltaqmmm.dftb.settings import DFTBSettings
 from deltaqmmm.errors import ConvergenceError
 from deltaqmmm.results import FloatArray
 from deltaqmmm.threads import threads_of_loops
+
+if TYPE_CHECKING:
+    # Its library takes a second to import, and is only needed where it is asked for.
+    from deltaqmmm.dftb.dispersion import D3Dispersion
 
 logger = logging.getLogger(__name__)
 
@@ -124,7 +128,11 @@ class DFTBEngine:
         )
         self._first = torch.as_tensor(pairs[:, 0], device=self.device)
         self._second = torch.as_tensor(pairs[:, 1], device=self.device)
-        self._dispersion = D3Dispersion(self.symbols, self.device) if settings.dispersion == "d3bj" else None
+        self._dispersion: D3Dispersion | None = None
+        if settings.dispersion == "d3bj":
+            from deltaqmmm.dftb.dispersion import D3Dispersion
+
+            self._dispersion = D3Dispersion(self.symbols, self.device)
         self._memory = TrajectoryMemory()
         self._compiled = self._compile() if self._can_be_compiled() else None
         # What compiled loops fail at now and then is not worth measuring.

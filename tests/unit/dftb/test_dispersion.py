@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from tad_dftd3.disp import dftd3
@@ -30,3 +33,19 @@ def test_as_the_library(symbols):
     (expected,) = torch.autograd.grad(own(positions).sum(), positions)
     torch.testing.assert_close(gradients, expected, rtol=1e-14, atol=0.0)
     assert len(symbols) == 1 or (found[:3] < -1e-7).all()
+
+
+def test_starts_quickly():
+    """A driver without dispersion does not wait for the library, and one with it does not for torch's compiler."""
+    slow = "print(*({'tad_dftd3', 'torch._dynamo', 'ase.io'} & set(sys.modules)))"
+    program = f"""
+import sys
+import deltaqmmm.cli.drive, deltaqmmm.config.loading
+{slow}
+import deltaqmmm.dftb.dispersion
+{slow}
+import torch._dynamo
+print(torch._dynamo.__name__)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["", "tad_dftd3", "torch._dynamo"]

@@ -12,6 +12,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -26,11 +27,14 @@ from deltaqmmm.dftb.dftbplus.processed import check_user_input
 from deltaqmmm.dftb.dftbplus.retry import SaferSetups
 from deltaqmmm.dftb.dftbplus.settings import DFTBPlusSettings
 from deltaqmmm.dftb.dftbplus.snapshot import Snapshot
-from deltaqmmm.dftb.dispersion import D3Dispersion
 from deltaqmmm.dftb.parameters import MolecularParameters, load_parameters
 from deltaqmmm.dftb.settings import DFTBSettings
 from deltaqmmm.errors import ConvergenceError, ExternalToolError, FrameError, ParameterError
 from deltaqmmm.results import FloatArray
+
+if TYPE_CHECKING:
+    # Its library takes a second to import, and is only needed where it is asked for.
+    from deltaqmmm.dftb.dispersion import D3Dispersion
 
 logger = logging.getLogger(__name__)
 
@@ -102,13 +106,15 @@ class DFTBPlusEngine:
         self._pairs = np.array([(j, i) for i in range(count) for j in range(i)], dtype=np.int64).reshape(-1, 2)
         normal = None
         self._parameters: MolecularParameters | None = None
-        self._dispersion = None
+        self._dispersion: D3Dispersion | None = None
         if self.program.hsd is None:
             self._parameters = load_parameters(self.symbols, settings)
             n_orbitals = sum((shell + 1) ** 2 for shell in self._parameters.highest_shells)
             check_electrons(round(float(self._parameters.electrons.sum())) - charge, n_orbitals, charge)
             normal = Variation(settings.max_scc_iterations, settings.electronic_temperature)
             if settings.dispersion == "d3bj":
+                from deltaqmmm.dftb.dispersion import D3Dispersion
+
                 self._dispersion = D3Dispersion(self.symbols, self.device)
         self._snapshot = None if self.program.hsd is None else Snapshot(self.program.hsd, self.symbols)
         self._to_be_tested = self.program.hsd is not None
