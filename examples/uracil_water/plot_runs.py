@@ -54,7 +54,8 @@ def main():
             axis.plot(points, values.mean(axis=0), linewidth=0.6, label="mean over the beads")
             if len(values) > 1:
                 axis.plot(points, values.max(axis=0), linewidth=0.6, label="largest of the beads")
-            axis.set_ylim(0.0, None)
+            # Room for the legend.
+            axis.set_ylim(0.0, 1.35 * values.max())
         column[-1].set_xlabel("time / ps")
     labels = ("conserved quantity /\nJ mol$^{-1}$ per atom", "temperature / K",
               "energy spread /\nkJ mol$^{-1}$", "force spread /\nkJ mol$^{-1}$ Å$^{-1}$")  # fmt: skip
