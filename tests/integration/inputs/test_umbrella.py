@@ -11,7 +11,7 @@ from ase.io import read
 from deltaqmmm.ipi.simulation import parse_input
 from deltaqmmm.units import KJ_PER_MOL
 from tests.integration.inputs.case import INPUTS, make, run
-from tests.integration.inputs.test_metadynamics import N_H_BONDS, change, colvar, coordinate, edited
+from tests.integration.inputs.plumed_files import N_H_BONDS, change, colvar, coordinate, edited
 from tests.integration.ipi.server import read_properties
 
 CENTRES, KAPPAS = [-0.2, 0.0, 0.3], [100.0, 200.0, 300.0]
