@@ -13,8 +13,6 @@ from functools import cache
 from itertools import pairwise
 from typing import Any, TypeVar
 
-import numpy as np
-
 _Found = TypeVar("_Found")
 _Arrays = TypeVar("_Arrays", bound=tuple[Any, ...])
 
@@ -69,8 +67,8 @@ def side_by_side(work: Callable[[slice], _Found], n_frames: int, threads: int) -
 
 def parts_of(n_frames: int, threads: int) -> list[slice]:
     """Slices of nearly equal length, one for each thread that has work."""
-    edges = np.linspace(0, n_frames, max(min(threads, n_frames), 1) + 1).astype(np.int64)
-    return [slice(a, b) for a, b in pairwise(edges.tolist())]
+    count = max(min(threads, n_frames), 1)
+    return [slice(a, b) for a, b in pairwise(n_frames * part // count for part in range(count + 1))]
 
 
 def rows_of(arrays: _Arrays, part: slice) -> _Arrays:

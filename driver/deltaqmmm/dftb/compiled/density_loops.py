@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from deltaqmmm.dftb.compiled.copying import copy_matrix, copy_row
 from deltaqmmm.dftb.compiled.tables import BasisTable
 from deltaqmmm.jit import inlined
 from deltaqmmm.results import FloatArray
@@ -95,7 +96,7 @@ def orbital_room(n_orbitals: int, n_occupied: int) -> Orbitals:
 def factorise(overlap: FloatArray, orbitals: Orbitals) -> None:
     """L, its inverse and the transpose of that."""
     size, inverse = len(overlap), orbitals.inverse
-    orbitals.factor[:] = np.linalg.cholesky(overlap)
+    copy_matrix(np.linalg.cholesky(overlap), orbitals.factor)
     inverse[:] = 0.0
     for row in range(size):
         for column in range(row):
@@ -131,7 +132,7 @@ def diagonalise(orbitals: Orbitals) -> None:
     np.dot(orbitals.work, orbitals.inverse_turned, orbitals.rotated)
     eigenvalues, vectors = np.linalg.eigh(orbitals.rotated)
     columns = np.ascontiguousarray(vectors)
-    orbitals.eigenvalues[:] = eigenvalues
+    copy_row(eigenvalues, orbitals.eigenvalues)
     np.dot(orbitals.inverse_turned, columns, orbitals.coefficients)
     np.dot(orbitals.factor, columns, orbitals.work)
     for row in range(len(columns)):

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from deltaqmmm.dftb.compiled.copying import copy_row
 from deltaqmmm.dftb.compiled.density_loops import Orbitals, factorise, fill_densities, orbital_room
 from deltaqmmm.dftb.compiled.geometry_loops import Matrices, fill_gradient, fill_matrices, matrix_room
 from deltaqmmm.dftb.compiled.scc_loops import Charges, charge_room, converge, fill_shifts
@@ -104,7 +105,7 @@ def _run(
     for frame in range(len(positions)):
         results.terms[frame, 4] = fill_matrices(pairs, gamma, basis, positions[frame], matrices)
         factorise(matrices.overlap, orbitals)
-        charges.input[:] = start[frame]
+        copy_row(start[frame], charges.input)
         cycles, residual = converge(
             basis, matrices, potentials[frame], limits, known, results.screening[frame], orbitals, charges
         )
@@ -112,7 +113,7 @@ def _run(
         if not residual <= limits[0]:
             continue
         excess = charges.output
-        results.excess[frame] = excess
+        copy_row(excess, results.excess[frame])
         fill_densities(orbitals, room.density, room.by_overlap)
         _fill_terms(matrices, room.density, potentials[frame], excess, results.terms[frame])
         fill_shifts(matrices, potentials[frame], excess, charges.shifts)

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from deltaqmmm.dftb.compiled.copying import copy_matrix
 from deltaqmmm.dftb.compiled.density_loops import Orbitals
 from deltaqmmm.dftb.compiled.tables import BasisTable
 from deltaqmmm.jit import inlined
@@ -72,4 +73,4 @@ def fill_screening(
     dielectric = np.dot(response, kernel)
     for a in range(len(excess)):
         dielectric[a, a] += 1.0
-    screening[:] = np.linalg.inv(dielectric)
+    copy_matrix(np.linalg.inv(dielectric), screening)

@@ -65,6 +65,24 @@ def fill_shifts(matrices: Matrices, potential: FloatArray, excess: FloatArray, s
 
 
 @inlined("contract")
+def _solve(matrix: FloatArray, values: FloatArray) -> None:
+    """Solve for the values (k,) in place, by elimination in a positive definite matrix (k, k), which is overwritten.
+
+    LAPACK's solver would take seconds to compile into the loops, and longer to do this little.
+    """
+    for k in range(len(values)):
+        for row in range(k + 1, len(values)):
+            weight = matrix[row, k] / matrix[k, k]
+            for column in range(k, len(values)):
+                matrix[row, column] -= weight * matrix[k, column]
+            values[row] -= weight * values[k]
+    for k in range(len(values) - 1, -1, -1):
+        for column in range(k + 1, len(values)):
+            values[k] -= matrix[k, column] * values[column]
+        values[k] /= matrix[k, k]
+
+
+@inlined("contract")
 def _mix(charges: Charges, step: FloatArray, count: int, fraction: float) -> None:
     """The next input, by Anderson's method from `count` earlier cycles."""
     n, kept = len(step), min(count, HISTORY - 1)
@@ -85,7 +103,8 @@ def _mix(charges: Charges, step: FloatArray, count: int, fraction: float) -> Non
         normal = np.dot(rows, rows.T)
         for k in range(kept):
             normal[k, k] += REGULARISATION
-        weights = np.linalg.solve(normal, np.dot(rows, step))
+        weights = np.dot(rows, step)
+        _solve(normal, weights)
         for k in range(kept):
             for a in range(n):
                 mixed[a] -= weights[k] * changes[k, a]

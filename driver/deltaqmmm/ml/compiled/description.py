@@ -69,11 +69,7 @@ class CompiledCorrection:
 
         threads = threads_of_loops()
         energies, gradients, parts = zip(*side_by_side(work, len(qm), threads), strict=True)
-        return (
-            torch.from_numpy(np.concatenate(energies, axis=1)),
-            torch.from_numpy(np.concatenate(gradients, axis=1)),
-            CompiledDerivatives(parts, threads),
-        )
+        return _joined(energies), _joined(gradients), CompiledDerivatives(parts, threads)
 
     def _evaluate(
         self, qm: FloatArray, mm: FloatArray, charges: FloatArray, sites: IntArray
@@ -93,6 +89,11 @@ class CompiledCorrection:
         for by_moment, jacobian in zip(by_shells, around.jacobians, strict=True):
             gradients += contract(by_moment, jacobian)
         return energies, gradients, PartDerivatives(around, (by_shells[0], by_shells[1]), factors)
+
+
+def _joined(parts: Sequence[FloatArray]) -> Tensor:
+    """The frames of all parts, which are the second axis, as one tensor."""
+    return torch.from_numpy(parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1))
 
 
 def contract(gradients: FloatArray, jacobian: FloatArray) -> FloatArray:
@@ -154,8 +155,8 @@ class CompiledDerivatives:
             ]
 
         found = [one for part in side_by_side(work, len(self.parts), self.threads) for one in part]
-        by_site, by_charge = (np.concatenate(arrays, axis=1) for arrays in zip(*found, strict=True))
-        return torch.from_numpy(by_site), torch.from_numpy(by_charge)
+        by_site, by_charge = zip(*found, strict=True)
+        return _joined(by_site), _joined(by_charge)
 
     def near(self, distance: float, weights: Tensor) -> Tensor:
         """See `SiteDerivatives`."""

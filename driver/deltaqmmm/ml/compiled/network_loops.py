@@ -26,10 +26,8 @@ class ElementTable(NamedTuple):
         scale: Unit of the energies, hartree.
         mean: Shape (F,).
         transform: Shape (F, I).
-        turned_transform: Its transpose.
         reach: Shape (I,).
         weights: Of each layer, shape (C, inputs, outputs).
-        turned_weights: Their transposes, shape (C, outputs, inputs).
         biases: Of each layer, shape (C, outputs).
     """
 
@@ -38,10 +36,8 @@ class ElementTable(NamedTuple):
     scale: float
     mean: FloatArray
     transform: FloatArray
-    turned_transform: FloatArray
     reach: FloatArray
     weights: tuple[FloatArray, ...]
-    turned_weights: tuple[FloatArray, ...]
     biases: tuple[FloatArray, ...]
 
 
@@ -163,12 +159,12 @@ def evaluate_element(
         for layer in range(n_hidden, 0, -1):
             # The outputs of the layer before are of no more use.
             back = room.layers[layer - 1][member]
-            np.dot(room.by_layer[layer][member], table.turned_weights[layer][member], back)
+            np.dot(room.by_layer[layer][member], table.weights[layer][member].T, back)
             _multiply(room.by_layer[layer - 1][member], back)
-        np.dot(room.by_layer[0][member], table.turned_weights[0][member], room.by_input[member])
+        np.dot(room.by_layer[0][member], table.weights[0][member].T, room.by_input[member])
         _multiply(room.by_input[member], room.bends)
     rows = room.by_input.reshape(len(energies) * n_frames * n_own, len(table.reach))
-    np.dot(rows, table.turned_transform, slopes)
+    np.dot(rows, table.transform.T, slopes)
     return True
 
 
@@ -213,16 +209,13 @@ class CompiledNetwork:
 
 
 def _element_table(own: ElementNetworks, first: int, scale: float) -> ElementTable:
-    weights = tuple(array(weight) for weight in own.weights)
     return ElementTable(
         atoms=array(own.atoms),
         first=first,
         scale=scale,
         mean=array(own.mean),
         transform=array(own.transform),
-        turned_transform=array(own.transform.T),
         reach=array(own.reach),
-        weights=weights,
-        turned_weights=tuple(np.ascontiguousarray(weight.transpose(0, 2, 1)) for weight in weights),
+        weights=tuple(array(weight) for weight in own.weights),
         biases=tuple(array(bias)[:, 0].copy() for bias in own.biases),
     )
