@@ -145,7 +145,7 @@ def _info_number(info: Mapping[str, object], name: str, absent: float) -> float:
     return absent
 
 
-LABEL_PACKAGES = ("pyscf", "gpu4pyscf", "tad-dftd3", "torch", "numpy", "h5py")
+LABEL_PACKAGES = ("pyscf", "gpu4pyscf", "dftd3", "torch", "numpy", "h5py")
 
 
 def provenance(packages: Sequence[str] = LABEL_PACKAGES) -> dict[str, str]:

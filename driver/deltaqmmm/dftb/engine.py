@@ -40,8 +40,8 @@ from deltaqmmm.results import FloatArray
 from deltaqmmm.threads import threads_of_loops
 
 if TYPE_CHECKING:
-    # Its library takes a second to import, and is only needed where it is asked for.
-    from deltaqmmm.dftb.dispersion import D3Dispersion
+    # Its library is only needed where it is asked for.
+    from deltaqmmm.dispersion import Dispersion
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +78,6 @@ class _Geometry:
     elements: Tensor
     gamma: Tensor
     repulsion: Tensor
-    dispersion: Tensor | None
 
 
 class DFTBEngine:
@@ -128,11 +127,11 @@ class DFTBEngine:
         )
         self._first = torch.as_tensor(pairs[:, 0], device=self.device)
         self._second = torch.as_tensor(pairs[:, 1], device=self.device)
-        self._dispersion: D3Dispersion | None = None
+        self._dispersion: Dispersion | None = None
         if settings.dispersion == "d3bj":
-            from deltaqmmm.dftb.dispersion import D3Dispersion
+            from deltaqmmm.dispersion import DFTB3, Dispersion
 
-            self._dispersion = D3Dispersion(self.symbols, self.device)
+            self._dispersion = Dispersion(self.symbols, DFTB3)
         self._memory = TrajectoryMemory()
         self._compiled = self._compile() if self._can_be_compiled() else None
         # What compiled loops fail at now and then is not worth measuring.
@@ -191,7 +190,17 @@ class DFTBEngine:
             result = self._evaluate(positions, potentials, start, screening)
         if recollection is not None:
             self._memory.store(recollection, -result.charges.cpu().numpy(), result.screening)
-        return result
+        return result if self._dispersion is None else self._with_dispersion(self._dispersion, result, positions)
+
+    def _with_dispersion(self, dispersion: Dispersion, result: DFTBResult, positions: Tensor) -> DFTBResult:
+        found = dispersion.evaluate(positions.detach().cpu().numpy(), threads_of_loops())
+        energies, gradients = (torch.from_numpy(array).to(self.device) for array in found)
+        return replace(
+            result,
+            energies=result.energies + energies,
+            gradients=result.gradients + gradients,
+            terms={**result.terms, "dispersion": energies},
+        )
 
     def _evaluate_compiled(
         self,
@@ -214,9 +223,6 @@ class DFTBEngine:
         names = [name for name in TERMS if settings.third_order or name != "third_order"]
         terms = {name: torch.from_numpy(found.terms[:, TERMS.index(name)]) for name in names}
         gradients, charges = torch.from_numpy(found.gradients), torch.from_numpy(-found.excess)
-        if self._dispersion is not None:
-            terms["dispersion"], by_dispersion = self._dispersion.with_gradients(positions)
-            gradients = gradients + by_dispersion
         return DFTBResult(
             energies=torch.stack(list(terms.values())).sum(0),
             gradients=gradients,
@@ -269,8 +275,7 @@ class DFTBEngine:
             elements = self._builder.elements(vectors / distances.unsqueeze(-1), distances)
             gamma = self._gamma(distances)
             repulsion = self._repulsion(distances).sum(-1)
-            dispersion = None if self._dispersion is None else self._dispersion(positions)
-        return _Geometry(positions, elements, gamma, repulsion, dispersion)
+        return _Geometry(positions, elements, gamma, repulsion)
 
     def _gamma_matrices(self, pair_values: Tensor) -> tuple[Tensor, Tensor | None]:
         """Matrices gamma (B, n, n), and Gamma (B, n, n) with first index the atom whose Hubbard value varies."""
@@ -299,10 +304,6 @@ class DFTBEngine:
             self._gamma_weights(excess),
             torch.ones_like(geometry.repulsion),
         ]
-        if geometry.dispersion is not None:
-            terms["dispersion"] = geometry.dispersion.detach()
-            outputs.append(geometry.dispersion)
-            weights.append(torch.ones_like(geometry.dispersion))
         (gradients,) = torch.autograd.grad(outputs, geometry.positions, weights)
         charges = -excess
         return DFTBResult(

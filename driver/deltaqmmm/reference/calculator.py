@@ -13,17 +13,19 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from ase.data import atomic_numbers
 
 from deltaqmmm.dataset import EnergyLabel
-from deltaqmmm.errors import ConfigError, ExternalToolError, NonFiniteError
+from deltaqmmm.errors import ConfigError, ExternalToolError, NonFiniteError, ParameterError
 from deltaqmmm.reference.scf import MeanField, self_consistent
 from deltaqmmm.reference.settings import ReferenceSettings
 from deltaqmmm.results import FloatArray
+
+if TYPE_CHECKING:
+    # Its library is only needed where it is asked for.
+    from deltaqmmm.dispersion import Dispersion
 
 SITES_AT_ONCE = 200
 """MM sites whose integrals are held at once: 3 x 200 matrices."""
@@ -52,7 +54,7 @@ class ReferenceCalculator:
         charge: Total charge, e.
         settings: Method and convergence.
         blur_width: Width b of the Gaussian MM charges, bohr; 0 for point charges.
-        threads: Threads of PySCF and torch; None leaves them as they are.
+        threads: Threads of PySCF; None leaves them as they are.
 
     Raises:
         ExternalToolError: PySCF, or gpu4pyscf where a GPU is asked for, is not installed.
@@ -72,14 +74,12 @@ class ReferenceCalculator:
 
         if threads is not None:
             lib.num_threads(threads)
-            torch.set_num_threads(threads)
         self.symbols = tuple(symbols)
         self.charge = charge
         self.settings = settings
         self.blur_width = blur_width
         self._gpu = uses_gpu(settings.device)
-        self._numbers = torch.tensor([atomic_numbers[symbol] for symbol in symbols])
-        self._damping = _damping_parameters(settings)
+        self._dispersion = _dispersion(self.symbols, settings)
         self._check_names()
 
     def label(self, qm_positions: FloatArray, mm_positions: FloatArray, mm_charges: FloatArray) -> ReferenceResult:
@@ -106,10 +106,13 @@ class ReferenceCalculator:
             gradients.grid_response = self.settings.grid_response
         qm_gradients = _numpy(gradients.kernel())
         potentials, fields = self._site_derivatives(molecule, _numpy(field.make_rdm1()), mm_positions)
-        dispersion, dispersion_gradients = self._dispersion(qm_positions)
+        energy = float(field.e_tot)
+        if self._dispersion is not None:
+            (dispersion,), (by_dispersion,) = self._dispersion.evaluate(np.asarray(qm_positions)[None])
+            energy, qm_gradients = energy + float(dispersion), qm_gradients + by_dispersion
         label = EnergyLabel(
-            energy=float(field.e_tot) + dispersion,
-            qm_gradients=qm_gradients + dispersion_gradients,
+            energy=energy,
+            qm_gradients=qm_gradients,
             mm_gradients=mm_charges[:, None] * fields,
             mm_potentials=potentials,
         )
@@ -196,17 +199,6 @@ class ReferenceCalculator:
             slope = 2.0 / (np.sqrt(np.pi) * self.blur_width) * np.exp(-(scaled**2)) / distances - kernel / distances
         return kernel @ nuclear_charges, np.einsum("kax,ka,a->kx", vectors, slope / distances, nuclear_charges)
 
-    def _dispersion(self, positions: FloatArray) -> tuple[float, FloatArray]:
-        """The D3 energy, hartree, and its gradient (n, 3)."""
-        if self._damping is None:
-            return 0.0, np.zeros_like(positions)
-        from tad_dftd3.disp import dftd3
-
-        leaf = torch.tensor(positions, dtype=torch.float64, requires_grad=True)
-        energy = dftd3(self._numbers, leaf, self._damping).sum()
-        (gradient,) = torch.autograd.grad(energy, leaf)
-        return float(energy.detach()), gradient.numpy()
-
     def _check_names(self) -> None:
         """Try functional and basis once, so that a misspelt name is one error and not one for each frame."""
         spread = 4.0 * np.arange(len(self.symbols))[:, None] * np.array([[1.0, 0.0, 0.0]])
@@ -256,21 +248,17 @@ def uses_gpu(device: str) -> bool:
     return True
 
 
-def _damping_parameters(settings: ReferenceSettings) -> dict[str, torch.Tensor] | None:
-    """Parameters of D3(BJ) for the functional, two-body terms only."""
+def _dispersion(symbols: Sequence[str], settings: ReferenceSettings) -> Dispersion | None:
     if settings.dispersion == "none":
         return None
-    from tad_dftd3.param import get_functional_params
+    from deltaqmmm.dispersion import Dispersion
 
     try:
-        found = get_functional_params(settings.functional, damping="bj", dtype=torch.float64)
-    except (KeyError, ValueError) as error:
+        return Dispersion(symbols, settings.functional)
+    except ParameterError as error:
         raise ConfigError(
-            f'[reference] dispersion = "d3bj": there are no D3(BJ) parameters for the functional '
-            f'"{settings.functional}" ({error}); take another functional, or dispersion = "none".'
+            f'[reference] dispersion = "d3bj": {error}; take another functional, or dispersion = "none".'
         ) from error
-    one = torch.tensor(1.0, dtype=torch.float64)
-    return {"s6": one, **found, "s9": 0.0 * one}
 
 
 def _numpy(array: Any) -> FloatArray:  # noqa: ANN401 - NumPy or CuPy

@@ -33,8 +33,8 @@ from deltaqmmm.errors import ConvergenceError, ExternalToolError, FrameError, Pa
 from deltaqmmm.results import FloatArray
 
 if TYPE_CHECKING:
-    # Its library takes a second to import, and is only needed where it is asked for.
-    from deltaqmmm.dftb.dispersion import D3Dispersion
+    # Its library is only needed where it is asked for.
+    from deltaqmmm.dispersion import Dispersion
 
 logger = logging.getLogger(__name__)
 
@@ -106,16 +106,16 @@ class DFTBPlusEngine:
         self._pairs = np.array([(j, i) for i in range(count) for j in range(i)], dtype=np.int64).reshape(-1, 2)
         normal = None
         self._parameters: MolecularParameters | None = None
-        self._dispersion: D3Dispersion | None = None
+        self._dispersion: Dispersion | None = None
         if self.program.hsd is None:
             self._parameters = load_parameters(self.symbols, settings)
             n_orbitals = sum((shell + 1) ** 2 for shell in self._parameters.highest_shells)
             check_electrons(round(float(self._parameters.electrons.sum())) - charge, n_orbitals, charge)
             normal = Variation(settings.max_scc_iterations, settings.electronic_temperature)
             if settings.dispersion == "d3bj":
-                from deltaqmmm.dftb.dispersion import D3Dispersion
+                from deltaqmmm.dispersion import DFTB3, Dispersion
 
-                self._dispersion = D3Dispersion(self.symbols, self.device)
+                self._dispersion = Dispersion(self.symbols, DFTB3)
         self._snapshot = None if self.program.hsd is None else Snapshot(self.program.hsd, self.symbols)
         self._to_be_tested = self.program.hsd is not None
         self._safer = SaferSetups(self._setup, normal, self.program.timeout)
@@ -206,7 +206,7 @@ class DFTBPlusEngine:
         charges = self._tensor([answer.charges for answer in answers])
         terms = {"dftb+": energies}
         if self._dispersion is not None:
-            terms["dispersion"], by_dispersion = self._dispersion.with_gradients(positions)
+            terms["dispersion"], by_dispersion = map(self._tensor, self._dispersion.evaluate(where))
             gradients = gradients + by_dispersion
         return DFTBPlusResult(
             energies=torch.stack(list(terms.values())).sum(0),
@@ -217,7 +217,7 @@ class DFTBPlusEngine:
             terms=terms,
         )
 
-    def _tensor(self, values: Sequence[float] | Sequence[FloatArray]) -> Tensor:
+    def _tensor(self, values: Sequence[float] | Sequence[FloatArray] | FloatArray) -> Tensor:
         return torch.as_tensor(np.array(values, dtype=np.float64), device=self.device)
 
     def _answers(self, positions: FloatArray, potentials: FloatArray) -> list[Answer]:
