@@ -101,8 +101,13 @@ def test_single_frame(make_engine, name, kind):
     assert_agrees(case, energies[0], charges[0], forces[0], site_forces[0])
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("molecule", MOLECULES)
+# Water, an ion, and d orbitals stand for all where cycles are recorded: the cycles are the same functions of arrays.
+RECORDED = "water", "acetate", "chloromethane"
+
+
+@pytest.mark.parametrize(
+    ("molecule", "kind"), [(m, k) for m in MOLECULES for k in KINDS if k != "replayed" or m in RECORDED]
+)
 def test_one_batch_per_group(make_engine, molecule, kind):
     """All cases of a molecule that share their settings are evaluated as one batch, beside distorted copies.
 

@@ -173,8 +173,10 @@ def test_a_kill_loses_and_doubles_nothing(work):
     assert len({frame.identity for frame in dataset.frames}) == len(copies)
     assert not parts.exists()
     os.rename(work.output, work.folder / "resumed.h5")
+    # Of those that were at work when it was killed, and some more.
+    write(work.frames, copies[:8])
     assert label(work) == 0
-    for one, two in zip(dataset.frames, labelled(work).frames, strict=True):
+    for one, two in zip(dataset.frames[:8], labelled(work).frames, strict=True):
         assert one.identity == two.identity
         assert one.reference.energy == pytest.approx(two.reference.energy, abs=1e-7)
         assert one.baseline.energy == pytest.approx(two.baseline.energy, abs=1e-7)
