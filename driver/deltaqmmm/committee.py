@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Protocol
 
 import numpy as np
@@ -256,6 +257,7 @@ def force_spreads(result: CommitteeResult) -> Tensor | None:
     return spreads
 
 
+@cache
 def _contrasts(count: int) -> Tensor:
     """Orthonormal rows (count - 1, count), each with the sum 0: those of Helmert's matrix."""
     rows = torch.ones(count - 1, count, dtype=torch.float64).tril()

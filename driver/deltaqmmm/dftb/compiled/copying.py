@@ -1,7 +1,7 @@
 """Arrays into others of the same shape.
 
 `target[:] = source` does the same, but where shapes differ it raises an error with both of them, and to compile what
-makes its text takes as long as a quarter of all these loops.
+makes its text takes a fifth of the time of all these loops.
 """
 
 from __future__ import annotations

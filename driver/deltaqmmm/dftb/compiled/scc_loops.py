@@ -68,7 +68,7 @@ def fill_shifts(matrices: Matrices, potential: FloatArray, excess: FloatArray, s
 def _solve(matrix: FloatArray, values: FloatArray) -> None:
     """Solve for the values (k,) in place, by elimination in a positive definite matrix (k, k), which is overwritten.
 
-    LAPACK's solver would take seconds to compile into the loops, and longer to do this little.
+    LAPACK's solver would take seconds to compile into the loops.
     """
     for k in range(len(values)):
         for row in range(k + 1, len(values)):
