@@ -22,6 +22,9 @@ DFTB3 = {"s6": 1.0, "s8": 0.5883, "a1": 0.5719, "a2": 3.6017, "s9": 0.0}
 LAST_ELEMENT = 103
 """Beyond it the library has no coefficients, and says nothing."""
 
+WORTH_THREADS = 30
+"""Atoms from which on threads gain time: for fewer most of it is Python's, which one thread has at a time."""
+
 
 class Dispersion:
     """Dispersion energies of the frames of one molecule."""
@@ -53,7 +56,7 @@ class Dispersion:
 
         Args:
             positions: Shape (B, n, 3), bohr.
-            threads: Frames computed side by side.
+            threads: Frames computed side by side, where that gains time.
 
         Returns:
             Shape (B,), hartree, and (B, n, 3), hartree/bohr.
@@ -75,7 +78,7 @@ class Dispersion:
                 energies[frame], gradients[frame] = found["energy"], found["gradient"]
 
         try:
-            side_by_side(work, len(positions), threads)
+            side_by_side(work, len(positions), threads if len(self._numbers) >= WORTH_THREADS else 1)
         except RuntimeError as error:
             raise FrameError(f"D3 dispersion of the QM region: {error}") from error
         return energies, gradients

@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 
+from deltaqmmm import dispersion
 from deltaqmmm.dispersion import DFTB3, Dispersion
 from deltaqmmm.errors import FrameError, ParameterError
 
@@ -38,7 +39,8 @@ def test_two_atoms_far_apart():
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-def test_a_batch_is_its_frames(threads):
+def test_a_batch_is_its_frames(threads, monkeypatch):
+    monkeypatch.setattr(dispersion, "WORTH_THREADS", 1)
     positions, own = make_positions(), Dispersion(SYMBOLS, DFTB3)
     energies, gradients = own.evaluate(positions, threads)
     assert (energies[:3] < -1e-7).all()
