@@ -8,9 +8,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_FLAGS ?=
 PYTEST_FLAGS ?=
-PYTEST_WORKERS ?= 2
+PYTEST_WORKERS ?= 3
 
-# Every test process computes on one thread: two workers on two cores.
+# Every test process computes on one thread. Three workers on two cores: many tests wait for processes to start and to end.
 SINGLE_THREADED := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 
 DEMO_STAMP := $(VENV)/.installed-demo

@@ -42,7 +42,7 @@ class Dispersion:
         self._numbers = np.array([atomic_numbers[symbol] for symbol in symbols])
         heavy = sorted({symbol for symbol in symbols if atomic_numbers[symbol] > LAST_ELEMENT})
         if heavy:
-            raise ParameterError(f'D3 has no coefficients for {", ".join(heavy)}: take dispersion = "none".')
+            raise ParameterError(f"D3 has no coefficients for {', '.join(heavy)}")
         try:
             if isinstance(damping, str):
                 self._damping = RationalDampingParam(method=damping, atm=False)  # type: ignore[no-untyped-call]
@@ -50,6 +50,8 @@ class Dispersion:
                 self._damping = RationalDampingParam(**damping)  # type: ignore[no-untyped-call]
         except RuntimeError as error:
             raise ParameterError(f'there are no D3(BJ) parameters for the functional "{damping}" ({error})') from error
+        # The first model of a process fills a table in the library that all share: not on two threads at the same time.
+        DispersionModel(self._numbers, 9.0 * np.arange(3 * len(self._numbers)).reshape(-1, 3))
 
     def evaluate(self, positions: FloatArray, threads: int = 1) -> tuple[FloatArray, FloatArray]:
         """Energies and gradients of B frames.
@@ -70,15 +72,15 @@ class Dispersion:
             # Not kept: each thread needs one of its own, and it is made in a twentieth of the time of an energy.
             model = None
             for frame in range(part.start, part.stop):
-                if model is None:
-                    model = DispersionModel(self._numbers, positions[frame])
-                else:
-                    model.update(positions[frame])
-                found = model.get_dispersion(self._damping, grad=True)
+                try:
+                    if model is None:
+                        model = DispersionModel(self._numbers, positions[frame])
+                    else:
+                        model.update(positions[frame])
+                    found = model.get_dispersion(self._damping, grad=True)
+                except RuntimeError as error:
+                    raise FrameError(f"D3 dispersion of the QM region, frame {frame} of the batch: {error}") from error
                 energies[frame], gradients[frame] = found["energy"], found["gradient"]
 
-        try:
-            side_by_side(work, len(positions), threads if len(self._numbers) >= WORTH_THREADS else 1)
-        except RuntimeError as error:
-            raise FrameError(f"D3 dispersion of the QM region: {error}") from error
+        side_by_side(work, len(positions), threads if len(self._numbers) >= WORTH_THREADS else 1)
         return energies, gradients

@@ -74,10 +74,25 @@ def test_bad_input():
         Dispersion(("Rf", "H"), DFTB3)
     own, coincide = Dispersion(SYMBOLS, DFTB3), make_positions()
     coincide[2, 3] = coincide[2, 4]
-    with pytest.raises(FrameError, match="Too close"):
+    with pytest.raises(FrameError, match="frame 2 of the batch: Too close"):
         own.evaluate(coincide)
     # And goes on.
     assert own.evaluate(make_positions())[0][0] < 0.0
+
+
+def test_the_first_batch_of_a_process_on_threads():
+    """The library fills a table that all threads share when it is first used."""
+    program = """
+import numpy as np
+from deltaqmmm.dispersion import DFTB3, Dispersion
+positions = np.random.default_rng(3).normal(scale=12.0, size=(8, 40, 3))
+own = Dispersion(["C", "H", "N", "O"] * 10, DFTB3)
+(several, _), (one, _) = own.evaluate(positions, 8), own.evaluate(positions)
+print(np.array_equal(several, one))
+"""
+    for _ in range(3):
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+        assert done.stdout == "True\n"
 
 
 def test_starts_quickly():

@@ -148,16 +148,17 @@ def converge(
         fill_hamiltonian(basis, matrices.hamiltonian, matrices.overlap, charges.shifts, orbitals.hamiltonian)
         occupy(orbitals, cycle > 1)
         fill_excess(basis, orbitals, charges.output)
-        residual = 0.0
+        residual, finite = 0.0, True
         for a in range(n):
             step[a] = charges.output[a] - charges.input[a]
-            residual = max(residual, abs(step[a]))
+            # The larger of a number and what is none is the number.
+            residual, finite = max(residual, abs(step[a])), finite and math.isfinite(step[a])
+        if not finite:
+            return cycle, np.inf
         if not known or (residual <= limits[0] and cycle > REFRESHED_ABOVE):
             fill_screening(basis, orbitals, matrices.gamma, matrices.third, charges.output, screening)
             known = True
         if residual <= limits[0]:
             return cycle, residual
-        if not math.isfinite(residual):
-            return cycle, np.inf
         _mix(charges, np.dot(screening, step), cycle - 1, SHORTENED if residual > FAR else 1.0)
     return limits[1], max(residual, 2.0 * limits[0])
