@@ -1,5 +1,8 @@
 """D3 dispersion with Becke-Johnson damping, from the library s-dftd3.
 
+    E = -sum_ij [s6 C6_ij / (r_ij^6 + f_ij^6) + s8 C8_ij / (r_ij^8 + f_ij^8)],   f_ij = a1 sqrt(C8_ij / C6_ij) + a2
+
+over pairs i < j, with C6 of the coordination numbers of both atoms, and C8 = 3 C6 Q_i Q_j, Q of their elements.
 Grimme, Antony, Ehrlich, Krieg, J. Chem. Phys. 132, 154104 (2010), doi 10.1063/1.3382344; Grimme, Ehrlich, Goerigk, J.
 Comput. Chem. 32, 1456 (2011), doi 10.1002/jcc.21759. Two-body terms only.
 """

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from deltaqmmm.system import System
     from deltaqmmm.topology import Topology
 
-WARMING_UP = "Warming up. The first start compiles the loops, which takes up to a minute; they are kept on disk."
+WARMING_UP = "Warming up. The first start compiles the loops, which takes a minute or two; they are kept on disk."
 _CHARGE_TOLERANCE = 0.01
 """In e: force fields round the charges of a molecule."""
 
