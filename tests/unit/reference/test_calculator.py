@@ -94,13 +94,15 @@ def test_dispersion_has_the_parameters_of_the_functional(water):
     without = ReferenceCalculator(
         water.symbols, 0, ReferenceSettings("pbe0", "sto-3g", grid_level=0, dispersion="none")
     )
-    difference = (
-        with_d3.label(water.qm_positions, *empty).label.energy - without.label(water.qm_positions, *empty).label.energy
-    )
+    both, one = (calculator.label(water.qm_positions, *empty).label for calculator in (with_d3, without))
+    difference = both.energy - one.energy
     parameters = {"s6": 1.0, "s8": 1.2177, "a1": 0.4145, "a2": 4.8593, "s9": 0.0}
-    (expected,), _ = Dispersion(water.symbols, parameters).evaluate(water.qm_positions[None])
+    (expected,), (gradient,) = Dispersion(water.symbols, parameters).evaluate(water.qm_positions[None])
     assert difference == pytest.approx(expected, abs=1e-8)
     assert abs(difference) > 1e-5
+    largest = np.abs(gradient).max()
+    np.testing.assert_allclose(both.qm_gradients - one.qm_gradients, gradient, rtol=0, atol=1e-3 * largest)
+    assert largest > 1e-6
 
 
 @pytest.mark.parametrize(
