@@ -1,7 +1,7 @@
 """Processes that compute for this one, and end with it.
 
 `Companion` is such a process as its owner sees it. Both ends talk through a pair of sockets; beside them the owner
-holds the other end of the companion's standard input, and when that closes, however the owner died, the companion ends
+holds the other end of what the companion has for standard input, and when that closes, however the owner died, it ends
 at once. Its program begins with `attend`. This module and the errors need the standard library alone.
 """
 
@@ -17,6 +17,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import IO
@@ -80,33 +81,37 @@ class Companion:
         output: IO[bytes] | None,
         descriptors: Sequence[int],
     ) -> None:
-        here, there = socket.socketpair()
-        descriptor = lifted(there.detach())
-        # Until it ignores them itself; what a thread blocks is blocked in what it starts.
-        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, IGNORED)
-        try:
-            self.process = subprocess.Popen(
-                # -P: the folder of the program is none to import from.
-                [sys.executable, "-P", *program, str(descriptor), *arguments],
-                stdin=subprocess.PIPE,
-                stdout=output,
-                stderr=None if output is None else subprocess.STDOUT,
-                cwd=folder,
-                env=_environment(threads),
-                pass_fds=[descriptor, *descriptors],
-            )
+        with ExitStack() as if_it_fails, ExitStack() as at_the_end:
+            here, there = socket.socketpair()
+            if_it_fails.callback(here.close)
+            at_the_end.callback(there.close)
+            # Not the pipe that subprocess makes: an interruption in its course would leave that open until the process
+            # has ended, and the process waits for its closing.
+            life, its_life = socket.socketpair()
+            if_it_fails.callback(life.close)
+            at_the_end.callback(its_life.close)
+            descriptor = lifted(there.detach())
+            # Until it ignores them itself; what a thread blocks is blocked in what it starts. That does not keep an
+            # interruption from here, which another thread may take.
+            blocked = signal.pthread_sigmask(signal.SIG_BLOCK, IGNORED)
+            try:
+                self.process = subprocess.Popen(
+                    # -P: the folder of the program is none to import from.
+                    [sys.executable, "-P", *program, str(descriptor), *arguments],
+                    stdin=its_life.fileno(),
+                    stdout=output,
+                    stderr=None if output is None else subprocess.STDOUT,
+                    cwd=folder,
+                    env=_environment(threads),
+                    pass_fds=[descriptor, *descriptors],
+                )
+            finally:
+                os.close(descriptor)
+                signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+            # One that is dropped ends too.
+            self._let_go = weakref.finalize(self, life.close)
             self.connection = Connection(here.detach())
-            # One that is dropped ends too: Python keeps what it knows of a process, its standard input included, until
-            # that has ended.
-            self._let_go = weakref.finalize(self, _let_go, self.process)
-        except BaseException:
-            here.close()
-            raise
-        finally:
-            os.close(descriptor)
-            # Last: an interruption that has come in the meantime is raised here, and all that is open must have
-            # somebody who closes it.
-            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+            if_it_fails.pop_all()
 
     def status(self, seconds: float) -> int | None:
         """The exit status of a process whose socket has closed, or None if it does not end within that time."""
@@ -128,12 +133,6 @@ class Companion:
         self._let_go()
         self.connection.close()
         return True
-
-
-def _let_go(process: subprocess.Popen[bytes]) -> None:
-    """Close its standard input, at which it ends by itself."""
-    if process.stdin is not None:
-        process.stdin.close()
 
 
 def refuse_fork(owner: int, what: str) -> None:

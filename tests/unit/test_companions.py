@@ -7,6 +7,7 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -89,15 +90,18 @@ def test_signals_to_the_group_do_not_reach_it_however_early(start, number):
 
 
 @pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")
-def test_an_interruption_as_it_starts_leaves_nothing_behind(monkeypatch):
+@pytest.mark.parametrize("thread", ["this", "another"])
+def test_an_interruption_as_it_starts_leaves_nothing_behind(monkeypatch, thread):
+    """It comes when the signal is let through again, or at once where another thread takes it."""
     started = []
     begin = subprocess.Popen.__init__
 
     def interrupted(self, *arguments, **options):
         begin(self, *arguments, **options)
         started.append(self.pid)
-        # The handler is called when the signal is let through again.
-        os.kill(os.getpid(), signal.SIGUSR1)
+        if thread == "another":
+            raise KeyboardInterrupt
+        signal.pthread_kill(threading.get_ident(), signal.SIGUSR1)
 
     def interrupt(*arguments):
         raise KeyboardInterrupt
