@@ -1,7 +1,10 @@
 """A committee of corrections as one term: the mean, how far the members disagree, and fading by that.
 
 The members' gradients are partial ones, with the effective charges and the positions independent of each other. What is
-made of them here keeps that form, so that one pass of automatic differentiation through the embedding does the rest.
+made of them here keeps that form, so that one pass back through the embedding does the rest.
+
+Energies and gradients of QM atoms are few numbers: they are brought to the processor, where NumPy takes a fraction of
+the time that torch does for each operation.
 """
 
 from __future__ import annotations
@@ -55,10 +58,10 @@ class Fade:
     begin: float
     end: float
 
-    def scale(self, spreads: Tensor) -> tuple[Tensor, Tensor]:
+    def scale(self, spreads: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Return s (between 0 and 1) and ds/dsigma (1/hartree), of the shape of the spreads."""
         width = self.end - self.begin
-        x = ((spreads - self.begin) / width).clamp(0.0, 1.0)
+        x = np.clip((spreads - self.begin) / width, 0.0, 1.0)
         return 1.0 - x**3 * (10.0 + x * (6.0 * x - 15.0)), -30.0 * (x * (1.0 - x)) ** 2 / width
 
 
@@ -107,14 +110,14 @@ class Committee:
     """
 
     result: CommitteeResult
-    energies: Tensor
-    scales: Tensor | None
-    energy_spreads: Tensor | None
-    weights: Tensor
-    member_energies: Tensor
-    member_weights: Tensor
+    energies: FloatArray
+    scales: FloatArray | None
+    energy_spreads: FloatArray | None
+    weights: FloatArray
+    member_energies: FloatArray
+    member_weights: FloatArray
 
-    def seeds(self, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def seeds(self, weights: FloatArray) -> tuple[Tensor, Tensor, Tensor]:
         """Partial gradients of sum_m weights_m E_m.
 
         Args:
@@ -123,10 +126,10 @@ class Committee:
         Returns:
             With respect to `qm_positions` (B, n_qm, 3), `mm_positions` (B, K, 3) and `mm_charges` (B, K).
         """
-        result = self.result
-        weights = weights.to(result.qm_gradients)
-        by_site, by_charge = result.sites.weighted(weights[None])
-        return torch.einsum("cb,cbnx->bnx", weights, result.qm_gradients), by_site[0], by_charge[0]
+        gradients = self.result.qm_gradients
+        by_qm = torch.from_numpy(np.einsum("cb,cbnx->bnx", weights, _host(gradients))).to(gradients)
+        by_site, by_charge = self.result.sites.weighted(torch.from_numpy(weights[None]).to(gradients.device))
+        return by_qm, by_site[0], by_charge[0]
 
 
 def combine(result: CommitteeResult, settings: CommitteeSettings) -> Committee:
@@ -138,20 +141,20 @@ def combine(result: CommitteeResult, settings: CommitteeSettings) -> Committee:
         result: What the members say.
         settings: What is made of it.
     """
-    energies = result.energies - settings.energy_offset
+    energies = _host(result.energies) - settings.energy_offset
     base = settings.energy_offset if settings.include_offset else 0.0
     n_members = len(energies)
-    mean = energies.mean(dim=0)
+    mean = energies.mean(axis=0)
     deviations = energies - mean
-    spreads = (deviations.square().sum(dim=0) / (n_members - 1)).sqrt() if n_members > 1 else None
-    uniform = torch.full_like(energies, 1.0 / n_members)
-    identity = torch.eye(n_members, dtype=energies.dtype, device=energies.device)[..., None]
+    spreads = np.sqrt(np.square(deviations).sum(axis=0) / (n_members - 1)) if n_members > 1 else None
+    uniform = np.full_like(energies, 1.0 / n_members)
+    identity = np.eye(n_members)[..., None]
     if settings.fade is None or spreads is None:
-        member_weights = identity.expand(-1, -1, energies.shape[1])
+        member_weights = np.broadcast_to(identity, (*identity.shape[:2], energies.shape[1]))
         return Committee(result, base + mean, None, spreads, uniform, base + energies, member_weights)
     scales, slopes = settings.fade.scale(spreads)
     # Where the spread is zero the slope is zero too: any finite number does for the quotient.
-    safe = torch.where(spreads > 0.0, spreads, torch.ones_like(spreads))
+    safe = np.where(spreads > 0.0, spreads, 1.0)
     scale_gradients = slopes * deviations / ((n_members - 1) * safe)
     return Committee(
         result=result,
@@ -224,12 +227,12 @@ def member_deviations(
         by_position, by_strain = pull_back(*committee.seeds(weights))
         gradients.append(by_position)
         strains += [] if by_strain is None else [by_strain]
-    energies = (committee.member_energies - committee.energies).T.cpu().numpy()
+    energies = (committee.member_energies - committee.energies).T
     forces = -torch.stack(gradients, dim=1).cpu().numpy()
     return MemberDeviations(energies, forces, torch.stack(strains, dim=1).cpu().numpy() if strains else None)
 
 
-def force_spreads(result: CommitteeResult) -> Tensor | None:
+def force_spreads(result: CommitteeResult) -> FloatArray | None:
     """How far the members' forces disagree where they disagree most.
 
     For one atom the spread is the root of the summed sample variances of the three components of its force, at fixed
@@ -247,20 +250,30 @@ def force_spreads(result: CommitteeResult) -> Tensor | None:
     if n_members < 2:
         return None
     # Sums of squared deviations from the mean are sums of squared contrasts, of which there is one less than members.
-    contrasts = _contrasts(n_members).to(result.qm_gradients)
-    qm = torch.einsum("mc,cbnx->mbnx", contrasts, result.qm_gradients)
-    largest = qm.square().sum(dim=(0, 3)).amax(dim=1)
-    near = result.sites.near(NEAR, contrasts)
+    contrasts = _contrasts(n_members)
+    largest = _largest(np.tensordot(contrasts, _host(result.qm_gradients), axes=1))
+    near = _host(result.sites.near(NEAR, torch.from_numpy(contrasts).to(result.qm_gradients.device)))
     if near.shape[2] > 0:
-        largest = torch.maximum(largest, near.square().sum(dim=(0, 3)).amax(dim=1))
-    spreads: Tensor = (largest / (n_members - 1)).sqrt()
+        largest = np.maximum(largest, _largest(near))
+    spreads: FloatArray = np.sqrt(largest / (n_members - 1))
     return spreads
 
 
+def _largest(gradients: FloatArray) -> FloatArray:
+    """Of (M, B, n, 3), the largest sum of squares of an atom, shape (B,)."""
+    largest: FloatArray = np.einsum("mbnx,mbnx->bn", gradients, gradients).max(axis=1)
+    return largest
+
+
 @cache
-def _contrasts(count: int) -> Tensor:
+def _contrasts(count: int) -> FloatArray:
     """Orthonormal rows (count - 1, count), each with the sum 0: those of Helmert's matrix."""
-    rows = torch.ones(count - 1, count, dtype=torch.float64).tril()
+    rows: FloatArray = np.tril(np.ones((count - 1, count)))
     for row in range(count - 1):
         rows[row, row + 1] = -(row + 1)
-    return rows / rows.square().sum(dim=1, keepdim=True).sqrt()
+    rows /= np.sqrt(np.square(rows).sum(axis=1, keepdims=True))
+    return rows
+
+
+def _host(tensor: Tensor) -> FloatArray:
+    return np.asarray(tensor.detach().cpu().numpy(), dtype=np.float64)

@@ -129,7 +129,7 @@ class QMSide:
         self._committee = committee
         self._virial = virial
         self._device = torch.device(device)
-        self._mass_shares = torch.as_tensor(masses / masses.sum(), dtype=torch.float64, device=self._device)
+        self._mass_shares = masses / masses.sum()
         self._at_once: int | None = None
 
     def evaluate(self, positions: FloatArray, cells: FloatArray | None) -> QMSideResult:
@@ -203,7 +203,7 @@ class QMSide:
             qm = self._qm.evaluate(frames.qm_positions.detach(), frames.potentials.detach())
             by_qm, by_potential = qm.gradients, qm.charges
             terms["dftb"] = _numpy(qm.energies)
-            extras["qm_charges"], extras["qm_dipole"] = _numpy(qm.charges), _numpy(self._dipoles(frames, qm))
+            extras["qm_charges"], extras["qm_dipole"] = _numpy(qm.charges), self._dipoles(frames, qm)
             extras["scc_iterations"] = qm.iterations.cpu().numpy()
             seconds["dftb"] = time.perf_counter() - start
         if self._correction is not None:
@@ -211,7 +211,7 @@ class QMSide:
             committee = self._correct(self._correction, frames)
             seed, by_site, by_charge = committee.seeds(committee.weights)
             by_qm = seed if by_qm is None else by_qm + seed
-            terms["correction"] = _numpy(committee.energies)
+            terms["correction"] = committee.energies
             extras.update(_spread_extras(committee))
             if self._committee.extras:
                 members = member_deviations(committee, back)
@@ -224,11 +224,11 @@ class QMSide:
         seconds["embedding"] += time.perf_counter() - start
         return QMSideResult(forces, strain_derivatives, terms, extras, members, seconds)
 
-    def _dipoles(self, frames: EmbeddedFrames, qm: QMResult) -> Tensor:
+    def _dipoles(self, frames: EmbeddedFrames, qm: QMResult) -> FloatArray:
         """About the centre of mass, shape (B, 3): that of a charged region would change as it moves through the box."""
-        centres = torch.einsum("a,bax->bx", self._mass_shares, frames.qm_positions.detach().to(self._mass_shares))
-        charges = qm.charges.to(centres).sum(dim=1, keepdim=True)
-        return qm.dipoles.to(centres) - charges * centres
+        charges = _numpy(qm.charges).sum(axis=1, keepdims=True)
+        dipoles: FloatArray = _numpy(qm.dipoles) - charges * (self._mass_shares @ _numpy(frames.qm_positions))
+        return dipoles
 
     def _correct(self, correction: Correction, frames: EmbeddedFrames) -> Committee:
         result = correction.evaluate(
@@ -287,11 +287,11 @@ def _spread_extras(committee: Committee) -> dict[str, npt.NDArray[np.generic]]:
     if spreads is None or committee.energy_spreads is None:
         return {}
     extras: dict[str, npt.NDArray[np.generic]] = {
-        "committee_energy_spread": _numpy(committee.energy_spreads),
-        "committee_force_spread": _numpy(spreads),
+        "committee_energy_spread": committee.energy_spreads,
+        "committee_force_spread": spreads,
     }
     if committee.scales is not None:
-        extras["correction_scale"] = _numpy(committee.scales)
+        extras["correction_scale"] = committee.scales
     return extras
 
 

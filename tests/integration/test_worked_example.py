@@ -54,8 +54,8 @@ def stretched(test_set):
 
     def spreads(*frames):
         result = correction.evaluate(*frames)
-        pair = result.energies.std(dim=0) / KJ_PER_MOL, force_spreads(result) * ANGSTROM / KJ_PER_MOL
-        return torch.stack(pair, dim=1).numpy()
+        pair = result.energies.numpy().std(axis=0, ddof=1) / KJ_PER_MOL, force_spreads(result) * ANGSTROM / KJ_PER_MOL
+        return np.stack(pair, axis=1)
 
     usual = spreads(*pad_frames(test_set.frames)).max(axis=0)
     qm, *rest = pad_frames(test_set.frames[:1])

@@ -8,6 +8,7 @@ import torch
 
 from deltaqmmm.ml import COULOMB, Surroundings, combine, features
 from deltaqmmm.ml.compiled.feature_loops import combine_sums, feature_table, pull_back_features
+from deltaqmmm.ml.compiled.lanes import MEMBERS, by_member, in_groups
 from deltaqmmm.ml.compiled.structure_loops import neighbour_pull_back, neighbour_sums, structure_table
 from deltaqmmm.ml.compiled.surroundings import CompiledSurroundings, near_sites, shell_tables
 from deltaqmmm.ml.monomials import n_rows
@@ -83,14 +84,13 @@ def test_sums_over_the_neighbours(functions, cluster):
     for index in range(table.n_sums):
         assert_equal(found[..., index], expected[..., index])
     assert cluster != "many" or (np.abs(expected).max(axis=(0, 1, 2)) > 1e-4).all()
-    for n_members in (1, 3):
+    for n_members in (1, 3, MEMBERS + 1):
         gradients = drawn(n_members, *radial.shape), drawn(n_members, *angular.shape)
-        # Each part alone, then both, added to what there is.
+        # Each part alone, then both.
         for first, second in ((1.0, 0.0), (0.0, 1.0), (1.0, 1.0)):
             parts = first * gradients[0], second * gradients[1]
-            by_position = np.full((n_members, *positions.shape), 0.5)
-            neighbour_pull_back(table, pairs, side_by_side(*parts), by_position)
-            assert_equal(by_position - 0.5, neighbours.pull_back(*parts))
+            found = neighbour_pull_back(table, pairs, in_groups(side_by_side(*parts)))
+            assert_equal(by_member(found, n_members), neighbours.pull_back(*parts))
 
 
 @pytest.mark.parametrize("same", [False, True])
@@ -119,7 +119,8 @@ def make_moments(functions, n_types):
 
 @each_case
 @each_number_of_types
-def test_features(functions, n_types):
+@pytest.mark.parametrize("n_members", [3, MEMBERS + 2])
+def test_features(functions, n_types, n_members):
     moments = make_moments(functions, n_types)
     table = feature_table(functions, len(ELEMENTS), n_types)
     sums = side_by_side(*moments[:2]), *(tensor.numpy() for tensor in moments[2:])
@@ -128,13 +129,12 @@ def test_features(functions, n_types):
     assert found.shape == expected.shape
     for index in range(table.n_features):
         assert_equal(found[..., index], expected[..., index])
-    slopes = drawn(3, *expected.shape)
+    slopes = drawn(n_members, *expected.shape)
     by_radial, by_angular, *by_shells = features.pull_back_features(moments, slopes)
-    gradients = pull_back_features(table, *sums, slopes.numpy())
+    gradients = pull_back_features(table, *sums, in_groups(slopes.numpy()))
     expected = [torch.from_numpy(side_by_side(by_radial, by_angular)), *by_shells]
-    for tensor, other in zip(gradients, expected, strict=True):
-        assert tensor.shape == other.shape
-        assert_equal(tensor, other)
+    for array, other in zip(gradients, expected, strict=True):
+        assert_equal(by_member(array, n_members), other)
 
 
 # ------------------------------------------------------------------------------------------------- sites near QM atoms

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from deltaqmmm.ml.compiled.lanes import MEMBERS, by_member
 from deltaqmmm.ml.compiled.network_loops import CHUNK, CompiledNetwork
 from deltaqmmm.ml.network import InferenceNetwork, bounded
 from tests.unit.ml.helpers import make_model
@@ -75,17 +76,16 @@ def assert_compiled_as_folded(hidden, n_members, n_frames):
     folded = InferenceNetwork(network, ATOMS, CPU, torch.float64)
     expected, by_feature = folded.energies_and_slopes(features)
     compiled = CompiledNetwork(folded)
-    energies, rows = compiled.energies_and_slopes(features.numpy())
+    energies, slopes = compiled.energies_and_slopes(features.numpy())
     torch.testing.assert_close(torch.from_numpy(energies), expected, rtol=1e-12, atol=1e-14)
-    for atom, (first, count, place) in enumerate(compiled.blocks.tolist()):
-        block = rows[n_members * n_frames * first : n_members * n_frames * (first + count)]
-        own = block.reshape(n_members, n_frames, count, -1)[:, :, place]
+    slopes = torch.from_numpy(by_member(slopes, n_members))
+    for atom in range(slopes.shape[2]):
         largest = float(by_feature[:, :, atom].abs().max())
-        torch.testing.assert_close(torch.from_numpy(own), by_feature[:, :, atom], rtol=0.0, atol=1e-13 * largest)
+        torch.testing.assert_close(slopes[:, :, atom], by_feature[:, :, atom], rtol=0.0, atol=1e-13 * largest)
 
 
 @pytest.mark.parametrize("hidden", [(), (6,), (8, 5), (4, 4, 4)])
-@pytest.mark.parametrize("n_members", [1, 3])
+@pytest.mark.parametrize("n_members", [1, 3, MEMBERS + 1])
 def test_compiled_networks(hidden, n_members):
     assert_compiled_as_folded(hidden, n_members, n_frames=5)
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
-
 from deltaqmmm.embedding.frames import CLOSEST_APPROACH
-from deltaqmmm.jit import inlined
+from deltaqmmm.jit import inlined, inverse_root
 from deltaqmmm.results import FloatArray
 
 N_ROWS = 10
@@ -17,17 +15,6 @@ _CLOSEST_SQUARE = CLOSEST_APPROACH**2
 _SHARP = 6.5
 """From so many widths on, a blurred charge is a point charge in double precision."""
 _BELL = 2.0 / math.sqrt(math.pi)
-
-
-@inlined("contract")
-def inverse_root(x: float) -> float:
-    """One over the square root to the last digit, from single precision and one step of third order.
-
-    Division and square root take longest of all operations, in double precision longer than all this together.
-    """
-    y = np.float64(np.float32(1.0) / np.sqrt(np.float32(x)))
-    rest = 1.0 - (x * y) * y
-    return y + (y * rest) * (0.5 + 0.375 * rest)
 
 
 @inlined("contract", "reassoc", "nsz")
@@ -78,7 +65,7 @@ def pull_back_points(
     a = b = c = 0.0
     for k in range(size):
         u, v, w = x - block[0, k], y - block[1, k], z - block[2, k]
-        inverse = 1.0 / math.sqrt(u * u + v * v + w * w)
+        inverse = inverse_root(u * u + v * v + w * w)
         part = given * inverse
         block[7, k] += part
         part *= block[3, k] * (inverse * inverse)

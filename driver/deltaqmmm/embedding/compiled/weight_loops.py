@@ -7,9 +7,8 @@ import math
 import numpy as np
 
 from deltaqmmm.embedding.compiled.images import BLOCK, Room
-from deltaqmmm.embedding.compiled.pair_loops import inverse_root
 from deltaqmmm.embedding.compiled.tables import CutoffTable
-from deltaqmmm.jit import inlined
+from deltaqmmm.jit import inlined, inverse_root
 from deltaqmmm.results import FloatArray, IntArray
 
 _NEGLIGIBLE = -40.0

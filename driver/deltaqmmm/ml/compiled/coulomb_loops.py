@@ -1,53 +1,46 @@
 """The innermost loops of a shell of the function "coulomb": those over all MM sites.
 
-They do for a block of pairs what `shell_sums` and `shell_pull_back` do with other functions, with one pass over the
-pairs for the radial parts and one for the sums: with f the window, g = f / r for the sums of 1, and h = f / r^3 for
-those of the components.
+They do for some sites and one QM atom what `shell_sums` and `shell_pull_back` do with other functions, each in one
+pass: with f the window, g = f / r for the sums of 1, and h = f / r^3 for those of the components. No site is left out:
+to find those within the cutoff takes longer than to compute all.
 """
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import numpy as np
 
-from deltaqmmm.jit import inlined
-from deltaqmmm.ml.compiled.tables import ShellTable
+from deltaqmmm.jit import inlined, inverse_root
+from deltaqmmm.ml.compiled.site_loops import clear
+from deltaqmmm.ml.compiled.tables import ShellTable, Sites
 from deltaqmmm.ml.functions import CLOSEST, COULOMB, KINDS
 from deltaqmmm.results import FloatArray
 
 PAIRS = 256
-"""Pairs at a time."""
+"""Sites at a time."""
 
-# Rows: components, weight, r^2, then g, h and their derivatives by r^2 (for sums times the weight), then derivatives by
-# components and weight.
-_RADIAL, FOUND, _N_ROWS = 5, 9, 13
-_X, _Y, _Z, _W, _S = 0, PAIRS, 2 * PAIRS, 3 * PAIRS, 4 * PAIRS
-_G, _H, _G_STEEP, _H_STEEP = 5 * PAIRS, 6 * PAIRS, 7 * PAIRS, 8 * PAIRS
-_BY_X, _BY_Y, _BY_Z, _BY_W = 9 * PAIRS, 10 * PAIRS, 11 * PAIRS, 12 * PAIRS
+_X, _Y, _Z, _BY_X, _BY_Y, _BY_Z, _BY_W, _N_ROWS = 0, PAIRS, 2 * PAIRS, 3 * PAIRS, 4 * PAIRS, 5 * PAIRS, 6 * PAIRS, 7
 _KIND = KINDS.index(COULOMB.kind)
 
 
 class CoulombRoom(NamedTuple):
-    """Room for a block of pairs.
+    """Room for some sites.
 
     Attributes:
-        rows: See above, shape (13, `PAIRS`).
+        rows: Positions, and derivatives by them and by the weights, shape (7, `PAIRS`).
         flat: The same numbers in one row. Where the places of rows are known when loops are compiled, it is certain
             that what is written is not read later: otherwise pair after pair is done.
-        sums: Of g, of h, of h times x, y, z, of g' times x, y, z, and of h' times xx, xy, xz, yy, yz, zz, shape (14,).
     """
 
     rows: FloatArray
     flat: FloatArray
-    sums: FloatArray
 
 
 def coulomb_room() -> CoulombRoom:
     """Allocated here: in the compiled loops it would take seconds to compile."""
     flat = np.zeros(_N_ROWS * PAIRS)
-    return CoulombRoom(flat.reshape(_N_ROWS, PAIRS), flat, np.zeros(14))
+    return CoulombRoom(flat.reshape(_N_ROWS, PAIRS), flat)
 
 
 def is_coulomb(table: ShellTable) -> bool:
@@ -56,55 +49,54 @@ def is_coulomb(table: ShellTable) -> bool:
 
 
 @inlined("contract")
-def fill_coulomb(cutoff: float, weighted: bool, size: int, room: CoulombRoom) -> None:
-    """Fill in the radial parts; vectors, weights and r^2 are there."""
-    work, scale = room.flat, 1.0 / cutoff**2
-    # Known to be no more, places are known not to be negative.
-    for pair in range(min(size, PAIRS)):
-        squared = work[_S + pair]
-        ratio = squared * scale
-        power = ratio * ratio
-        inside = 1.0 - power * ratio
-        # Nothing beyond the cutoff; what is not a number stays so.
-        inside = 0.0 if inside < 0.0 else inside
-        square = inside * inside
-        inverse = 1.0 / max(squared, CLOSEST)
-        root = math.sqrt(inverse)
-        if weighted:
-            root *= work[_W + pair]
-        cube, part = root * inverse, inverse * square * inside
-        window_slope = -9.0 * scale * power * square
-        work[_G + pair] = root * (square * inside)
-        work[_H + pair] = cube * (square * inside)
-        work[_G_STEEP + pair] = root * (window_slope - 0.5 * part)
-        work[_H_STEEP + pair] = cube * (window_slope - 1.5 * part)
+def _radial_parts(scale: float, squared: float) -> tuple[float, float, float, float]:
+    """g, h and their derivatives by r^2; the scale is 1 / r_c^2."""
+    ratio = squared * scale
+    power = ratio * ratio
+    inside = 1.0 - power * ratio
+    # Nothing beyond the cutoff; what is not a number stays so.
+    inside = 0.0 if inside < 0.0 else inside
+    square = inside * inside
+    root = inverse_root(max(squared, CLOSEST))
+    inverse = root * root
+    cube, window, slope = root * inverse, square * inside, -9.0 * scale * power * square
+    part = inverse * window
+    return root * window, cube * window, root * (slope - 0.5 * part), cube * (slope - 1.5 * part)
 
 
 @inlined("contract", "reassoc", "nsz")
-def add_coulomb(size: int, room: CoulombRoom) -> None:
-    """Add the sums of a block."""
-    work, sums = room.flat, room.sums
+def add_coulomb(scale: float, centre: FloatArray, sites: Sites, begin: int, end: int, sums: FloatArray) -> None:
+    """Add the sums of one QM atom over some sites.
+
+    They are those of g, of h, of h times x, y, z, of g' times x, y, z, and of h' times xx, xy, xz, yy, yz, zz.
+    """
     g = h = hx = hy = hz = gx = gy = gz = xx = xy = xz = yy = yz = zz = 0.0
-    for pair in range(min(size, PAIRS)):
-        x, y, z = work[_X + pair], work[_Y + pair], work[_Z + pair]
-        own, slope = work[_H + pair], work[_H_STEEP + pair]
-        px, py, pz = slope * x, slope * y, slope * z
+    a, b, c = centre[0], centre[1], centre[2]
+    at_x, at_y, at_z, weights = (
+        sites.table[0, begin:end],
+        sites.table[1, begin:end],
+        sites.table[2, begin:end],
+        sites.table[3, begin:end],
+    )
+    for site in range(end - begin):
+        x, y, z, weight = at_x[site] - a, at_y[site] - b, at_z[site] - c, weights[site]
+        first, second, first_slope, second_slope = _radial_parts(scale, x * x + y * y + z * z)
+        own, steep, slope = weight * second, weight * first_slope, weight * second_slope
+        g += weight * first
         h += own
         hx += own * x
         hy += own * y
         hz += own * z
-        xx += px * x
-        xy += px * y
-        xz += px * z
-        yy += py * y
-        yz += py * z
-        zz += pz * z
-    for pair in range(min(size, PAIRS)):
-        slope = work[_G_STEEP + pair]
-        g += work[_G + pair]
-        gx += slope * work[_X + pair]
-        gy += slope * work[_Y + pair]
-        gz += slope * work[_Z + pair]
+        gx += steep * x
+        gy += steep * y
+        gz += steep * z
+        u, v, w = slope * x, slope * y, slope * z
+        xx += u * x
+        xy += u * y
+        xz += u * z
+        yy += v * y
+        yz += v * z
+        zz += w * z
     for place, found in enumerate((g, h, hx, hy, hz, gx, gy, gz, xx, xy, xz, yy, yz, zz)):
         sums[place] += found
 
@@ -122,17 +114,43 @@ def give_coulomb(kind: int, sums: FloatArray, moments: FloatArray, jacobian: Flo
         jacobian[1 + y, kind, y] -= sums[1]
 
 
+@inlined("contract")
+def load_coulomb(sites: Sites, begin: int, end: int, room: CoulombRoom) -> None:
+    """Make room for the derivatives by some sites."""
+    for y in range(3):
+        for site in range(end - begin):
+            room.rows[y, site] = sites.table[y, begin + site]
+    clear(room.rows[3:], 4, end - begin)
+
+
 @inlined("contract", "reassoc", "nsz")
-def pull_back_coulomb(gradients: FloatArray, kind: int, size: int, room: CoulombRoom) -> None:
-    """Fill in derivatives by vectors and weights from those by the moments of one atom (4, T)."""
+def pull_back_coulomb(
+    scale: float, centre: FloatArray, gradients: FloatArray, kind: int, size: int, room: CoulombRoom
+) -> None:
+    """Add derivatives by sites, without their weights, and by weights, from those by the moments (4, T) of one atom."""
     work = room.flat
+    a, b, c = centre[0], centre[1], centre[2]
     first, p, q, r = gradients[0, kind], gradients[1, kind], gradients[2, kind], gradients[3, kind]
     # Known to be no more, places are known not to be negative.
-    for pair in range(min(size, PAIRS)):
-        x, y, z, own = work[_X + pair], work[_Y + pair], work[_Z + pair], work[_H + pair]
+    for site in range(min(size, PAIRS)):
+        x, y, z = work[_X + site] - a, work[_Y + site] - b, work[_Z + site] - c
+        own, other, own_slope, other_slope = _radial_parts(scale, x * x + y * y + z * z)
         along = p * x + (q * y + r * z)
-        twice = 2.0 * (first * work[_G_STEEP + pair] + along * work[_H_STEEP + pair])
-        work[_BY_X + pair] = own * p + twice * x
-        work[_BY_Y + pair] = own * q + twice * y
-        work[_BY_Z + pair] = own * r + twice * z
-        work[_BY_W + pair] = first * work[_G + pair] + along * own
+        twice = 2.0 * (first * own_slope + along * other_slope)
+        work[_BY_X + site] += other * p + twice * x
+        work[_BY_Y + site] += other * q + twice * y
+        work[_BY_Z + site] += other * r + twice * z
+        work[_BY_W + site] += first * own + along * other
+
+
+@inlined("contract")
+def give_sites(
+    sites: Sites, begin: int, end: int, room: CoulombRoom, by_site: FloatArray, by_weight: FloatArray
+) -> None:
+    """Add what was found to the derivatives of one energy by the sites (K, 3) and weights (K,)."""
+    for place in range(end - begin):
+        site, weight = sites.numbers[begin + place], sites.table[3, begin + place]
+        if site >= 0:
+            for y in range(3):
+                by_site[site, y] += weight * room.rows[3 + y, place]
+            by_weight[site] += room.rows[6, place]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,7 +12,9 @@ from torch import Tensor
 
 from deltaqmmm.ml.compiled.arrays import array
 from deltaqmmm.ml.compiled.feature_loops import combine_sums, feature_table, pull_back_features
+from deltaqmmm.ml.compiled.lanes import MEMBERS, by_member
 from deltaqmmm.ml.compiled.network_loops import CompiledNetwork
+from deltaqmmm.ml.compiled.shell_pull_back import add_by_atom
 from deltaqmmm.ml.compiled.structure_loops import neighbour_pull_back, neighbour_sums, structure_table
 from deltaqmmm.ml.compiled.surroundings import CompiledSurroundings, shell_tables
 from deltaqmmm.ml.functions import SymmetryFunctions
@@ -81,14 +84,12 @@ class CompiledCorrection:
         inside, pairs = neighbour_sums(self._structure, qm, self._n_elements)
         features = combine_sums(self._features, inside, *around.moments)
         energies, slopes = self._network.energies_and_slopes(features)
-        by_inside, *by_shells = pull_back_features(
-            self._features, inside, *around.moments, slopes, self._network.blocks
-        )
-        gradients = np.zeros((*by_inside.shape[:3], 3))
-        neighbour_pull_back(self._structure, pairs, by_inside, gradients)
+        by_inside, *by_shells = pull_back_features(self._features, inside, *around.moments, slopes)
+        gradients = neighbour_pull_back(self._structure, pairs, by_inside)
         for by_moment, jacobian in zip(by_shells, around.jacobians, strict=True):
-            gradients += contract(by_moment, jacobian)
-        return energies, gradients, PartDerivatives(around, (by_shells[0], by_shells[1]), factors)
+            add_by_atom(by_moment, jacobian, gradients)
+        derivatives = PartDerivatives(around, (by_shells[0], by_shells[1]), factors)
+        return energies, by_member(gradients, len(energies)), derivatives
 
 
 def _joined(parts: Sequence[FloatArray]) -> Tensor:
@@ -96,12 +97,15 @@ def _joined(parts: Sequence[FloatArray]) -> Tensor:
     return torch.from_numpy(parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1))
 
 
-def contract(gradients: FloatArray, jacobian: FloatArray) -> FloatArray:
-    """Of (C, B, n, F, R, T) and (B, n, F, R, T, 3): dE/dR through the moments of each atom, shape (C, B, n, 3)."""
-    n_members, n_frames, n_atoms = gradients.shape[:3]
-    rows = gradients.reshape(n_members, n_frames, n_atoms, -1).transpose(1, 2, 0, 3)
-    by_position: FloatArray = np.matmul(rows, jacobian.reshape(n_frames, n_atoms, -1, 3))
-    return by_position.transpose(2, 0, 1, 3)
+def weighted_sums(weights: FloatArray, gradients: FloatArray) -> FloatArray:
+    """Of weights (M, C, B) and derivatives of members in groups (G, B, ..., 4): sums, shape (M, B, ...)."""
+    n_groups, n_frames, *shape, _ = gradients.shape
+    count = math.prod(shape)
+    found: FloatArray = np.zeros((n_frames, count, len(weights)))
+    for group in range(n_groups):
+        own = weights[:, group * MEMBERS : (group + 1) * MEMBERS].transpose(2, 1, 0)
+        found += gradients[group].reshape(n_frames, count, MEMBERS)[:, :, : own.shape[1]] @ own
+    return np.ascontiguousarray(found.transpose(2, 0, 1)).reshape(len(weights), n_frames, *shape)
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,7 +114,7 @@ class PartDerivatives:
 
     Attributes:
         around: What takes derivatives by the moments back to sites.
-        by_moment: These derivatives, of both shells, each of shape (C, b, n, F, R, T).
+        by_moment: These derivatives, of both shells, each of shape (G, b, n, F, R, T, 4); see `lanes`.
         factors: Derivatives of the weights by the effective charges, shape (b, K), 1/e.
     """
 
@@ -120,14 +124,15 @@ class PartDerivatives:
 
     def weighted(self, weights: FloatArray) -> tuple[FloatArray, FloatArray]:
         """See `SiteDerivatives`."""
-        outer, inner = (np.einsum("mcb,cbifrt->mbifrt", weights, gradients) for gradients in self.by_moment)
+        outer, inner = (weighted_sums(weights, gradients) for gradients in self.by_moment)
         by_site, by_weight = self.around.pull_back(outer, inner)
         by_weight *= self.factors
         return by_site, by_weight
 
     def near(self, distance: float, weights: FloatArray) -> FloatArray:
         """See `SiteDerivatives`."""
-        outer, inner = (np.tensordot(weights, gradients, axes=1) for gradients in self.by_moment)
+        for_frames = np.broadcast_to(weights[:, :, None], (*weights.shape, len(self.factors)))
+        outer, inner = (weighted_sums(for_frames, gradients) for gradients in self.by_moment)
         return self.around.pull_back_near(outer, inner, distance)
 
 

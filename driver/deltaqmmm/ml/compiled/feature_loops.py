@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from deltaqmmm.jit import Kernel, inlined
-from deltaqmmm.ml.compiled.site_loops import clear
+from deltaqmmm.ml.compiled.lanes import MEMBERS, add, clear_rows, put
 from deltaqmmm.ml.compiled.tables import RowTable, row_table
 from deltaqmmm.ml.features import n_features
 from deltaqmmm.ml.functions import SymmetryFunctions
@@ -159,12 +159,14 @@ def _pull_back_shell(
     sums: FloatArray,
     found: FloatArray,
     rows: FloatArray,
+    parts: FloatArray,
     slopes: FloatArray,
     start: int,
 ) -> int:
     """From derivatives by the features of `_join_shell`, from a place on, to those by the sums; the place after them.
 
-    Those by the directions are added to by_directions (E, R), those by the sums over MM sites fill found (F, R', T).
+    Those by the directions are added to by_directions (E, R, 4), those by the sums over MM sites fill found
+    (F, R', T, 4). There must be room for rows (2, 10) and parts (5, 4).
     """
     n_functions, n_sums, n_kinds = len(sums), sums.shape[1], sums.shape[2]
     n_linear, n_pairs = n_functions * n_kinds, n_kinds * (n_kinds + 1) // 2
@@ -176,71 +178,64 @@ def _pull_back_shell(
         for kind in range(n_kinds):
             place = index * n_kinds + kind
             _vector_rows(table, sums, index, kind, rows)
-            found[index, 0, kind] = slopes[start + place]
-            x = y = z = 0.0
+            put(found[index, 0], kind, slopes, start + place)
+            # By the components of the vector.
+            clear_rows(parts, 0, 3)
             for element in range(len(directions)):
-                slope = slopes[products + element * n_linear + place]
-                x += slope * directions[element, 1]
-                y += slope * directions[element, 2]
-                z += slope * directions[element, 3]
-                for row in range(1, 4):
-                    by_directions[element, row] += slope * rows[0, row]
+                own = products + element * n_linear + place
+                for y in range(3):
+                    add(parts, y, directions[element, 1 + y], slopes, own)
+                    add(by_directions[element], 1 + y, rows[0, 1 + y], slopes, own)
             for other in range(n_kinds):
                 low, high = min(kind, other), max(kind, other)
-                slope = slopes[pairs + index * n_pairs + low * n_kinds - low * (low - 1) // 2 + high - low]
-                if other == kind:
-                    slope *= 2.0
-                x += slope * sums[index, 1, other]
-                y += slope * sums[index, 2, other]
-                z += slope * sums[index, 3, other]
+                own = pairs + index * n_pairs + low * n_kinds - low * (low - 1) // 2 + high - low
+                factor = 2.0 if other == kind else 1.0
+                for y in range(3):
+                    add(parts, y, factor * sums[index, 1 + y, other], slopes, own)
             if n_sums > 4:
                 for row in range(4, 10):
-                    own = tensor = 0.0
-                    for element in range(len(directions)):
-                        square = squares + 2 * (element * n_linear + index * n_kinds) + kind
-                        own += slopes[square + n_kinds] * directions[element, row]
-                        tensor += slopes[square] * directions[element, row]
-                        by_directions[element, row] += (
-                            slopes[square + n_kinds] * rows[0, row] + slopes[square] * rows[1, row]
-                        )
+                    # By a monomial of the vector, and by the tensor.
+                    clear_rows(parts, 3, 5)
                     # Rows xx, yy and zz.
                     if row == 4 or row == 7 or row == 9:
-                        tensor += slopes[traces + place]
-                    found[index, row, kind] = tensor
-                    x += own * table.lowered_by[row, 0] * rows[0, table.lowered[row, 0]]
-                    y += own * table.lowered_by[row, 1] * rows[0, table.lowered[row, 1]]
-                    z += own * table.lowered_by[row, 2] * rows[0, table.lowered[row, 2]]
-            found[index, 1, kind] = x
-            found[index, 2, kind] = y
-            found[index, 3, kind] = z
+                        put(parts, 4, slopes, traces + place)
+                    for element in range(len(directions)):
+                        square = squares + 2 * (element * n_linear + index * n_kinds) + kind
+                        add(parts, 3, directions[element, row], slopes, square + n_kinds)
+                        add(parts, 4, directions[element, row], slopes, square)
+                        add(by_directions[element], row, rows[0, row], slopes, square + n_kinds)
+                        add(by_directions[element], row, rows[1, row], slopes, square)
+                    put(found[index, row], kind, parts, 4)
+                    for y in range(3):
+                        factor = table.lowered_by[row, y] * rows[0, table.lowered[row, y]]
+                        if factor != 0.0:
+                            add(parts, y, factor, parts, 3)
+            for y in range(3):
+                put(found[index, 1 + y], kind, parts, y)
     after: int = squares if n_sums == 4 else traces + n_linear
     return after
 
 
 @inlined("contract")
-def _pull_back_products(
-    table: FeatureTable, slopes: FloatArray, sums: FloatArray, found: FloatArray, spread: FloatArray
-) -> int:
-    """Add derivatives by the sums of directions (E, F' R) from those by their products; how many products there are.
+def _pull_back_products(table: FeatureTable, slopes: FloatArray, sums: FloatArray, found: FloatArray) -> int:
+    """Fill in derivatives by the sums of directions (E, F' R, 4) from those by their products, and say how many.
 
-    Those by one product are spread over its monomials first, so that the loops are long.
+    From the first row on, of the sums (E, Q) and of what is found.
     """
-    pair = 0
-    for element in range(len(sums)):
-        for other in range(element, len(sums)):
-            for row in range(len(spread)):
-                spread[row] = slopes[table.products[pair, row]]
-            for row in range(len(spread)):
-                found[element, row] += spread[row] * sums[other, row]
-            for row in range(len(spread)):
-                found[other, row] += spread[row] * sums[element, row]
-            pair += 1
-    # The monomials of rank 0 are in no product: what they got is some other's.
+    pair, n_elements, n_sums, n_radial = 0, sums.shape[0], table.products.shape[1], table.n_radial
     n_rows = table.rank_starts[len(table.rank_starts) - 1]
-    for element in range(len(sums)):
-        for row in range(0, len(spread), n_rows):
-            found[element, row] = 0.0
-    count: int = pair * (len(table.rank_starts) - 1) * (len(spread) // n_rows)
+    for element in range(n_elements):
+        clear_rows(found[element], n_radial, n_radial + n_sums)
+    for element in range(n_elements):
+        for other in range(element, n_elements):
+            for start in range(0, n_sums, n_rows):
+                # The monomials of rank 0 are in no product.
+                for row in range(start + 1, start + n_rows):
+                    place, own = table.products[pair, row], n_radial + row
+                    add(found[element], own, sums[other, own], slopes, place)
+                    add(found[other], own, sums[element, own], slopes, place)
+            pair += 1
+    count: int = pair * (len(table.rank_starts) - 1) * (n_sums // n_rows)
     return count
 
 
@@ -251,37 +246,32 @@ def _fill_moment_gradients(
     outer: FloatArray,
     inner: FloatArray,
     slopes: FloatArray,
-    blocks: IntArray,
     by_inside: FloatArray,
     by_outer: FloatArray,
     by_inner: FloatArray,
     rows: FloatArray,
-    spread: FloatArray,
+    parts: FloatArray,
 ) -> bool:
     """Fill in what `pull_back_features` gives."""
-    n_atoms, n_elements, n_sums = inside.shape[1], inside.shape[2], inside.shape[3]
+    n_atoms, n_elements = inside.shape[1], inside.shape[2]
     n_radial, starts = table.n_radial, table.rank_starts
     n_rows = starts[len(starts) - 1]
-    n_members, n_frames = by_inside.shape[0], by_inside.shape[1]
-    for member in range(n_members):
-        for frame in range(n_frames):
+    for group in range(len(slopes)):
+        for frame in range(len(inside)):
             for atom in range(n_atoms):
-                first, count, own = blocks[atom, 0], blocks[atom, 1], blocks[atom, 2]
-                given = slopes[n_members * n_frames * first + (member * n_frames + frame) * count + own]
-                sums, found = inside[frame, atom], by_inside[member, frame, atom]
-                clear(found, n_elements, n_sums)
+                given, sums, found = slopes[group, frame, atom], inside[frame, atom], by_inside[group, frame, atom]
                 place = 0
                 for index in range(n_radial):
                     for element in range(n_elements):
-                        found[element, index] = given[place]
+                        put(found[element], index, given, place)
                         place += 1
-                place += _pull_back_products(table, given, sums[:, n_radial:], found[:, n_radial:], spread)
+                place += _pull_back_products(table, given, sums, found)
                 directions = sums[:, n_radial : n_radial + n_rows]
                 by_directions = found[:, n_radial : n_radial + n_rows]
-                around = outer[frame, atom], by_outer[member, frame, atom]
-                place = _pull_back_shell(table.rows, directions, by_directions, *around, rows, given, place)
-                around = inner[frame, atom], by_inner[member, frame, atom]
-                _pull_back_shell(table.rows, directions, by_directions, *around, rows, given, place)
+                around = outer[frame, atom], by_outer[group, frame, atom]
+                place = _pull_back_shell(table.rows, directions, by_directions, *around, rows, parts, given, place)
+                around = inner[frame, atom], by_inner[group, frame, atom]
+                _pull_back_shell(table.rows, directions, by_directions, *around, rows, parts, given, place)
     return True
 
 
@@ -304,38 +294,26 @@ def combine_sums(table: FeatureTable, inside: FloatArray, outer: FloatArray, inn
 
 
 def pull_back_features(
-    table: FeatureTable,
-    inside: FloatArray,
-    outer: FloatArray,
-    inner: FloatArray,
-    slopes: FloatArray,
-    blocks: IntArray | None = None,
+    table: FeatureTable, inside: FloatArray, outer: FloatArray, inner: FloatArray, slopes: FloatArray
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """`features.pull_back_features`.
+    """`features.pull_back_features`, for members in groups, see `lanes`.
 
     Args:
         table: What the features are made of.
         inside: As for `combine_sums`.
         outer: Likewise.
         inner: Likewise.
-        slopes: dE/d(features) of C energies, shape (C, B, n, `n_features`); with blocks (C B n, `n_features`).
-        blocks: Which row is whose, see `CompiledNetwork`, shape (n, 3).
+        slopes: dE/d(features), shape (G, B, n, `n_features`, 4).
 
     Returns:
-        The derivatives by the sums inside, in the outer and in the inner shell, each with C in front.
+        The derivatives by the sums inside, in the outer and in the inner shell, each with G in front and 4 at the end.
     """
-    n_features, n_atoms = slopes.shape[-1], inside.shape[1]
-    rows = slopes.reshape(-1, n_features)
-    n_members = len(rows) // max(len(inside) * n_atoms, 1) if blocks is not None else len(slopes)
-    if blocks is None:
-        blocks = np.stack([np.zeros(n_atoms, dtype=np.int64), np.full(n_atoms, n_atoms), np.arange(n_atoms)], axis=1)
+    groups = len(slopes)
     found = (
-        np.empty((n_members, *inside.shape)),
-        np.empty((n_members, *outer.shape)),
-        np.empty((n_members, *inner.shape)),
+        np.empty((groups, *inside.shape, MEMBERS)),
+        np.empty((groups, *outer.shape, MEMBERS)),
+        np.empty((groups, *inner.shape, MEMBERS)),
     )
 
-    _fill_moment_gradients(
-        table, inside, outer, inner, rows, blocks, *found, np.empty((2, 10)), np.empty(table.products.shape[1])
-    )
+    _fill_moment_gradients(table, inside, outer, inner, slopes, *found, np.empty((2, 10)), np.empty((5, MEMBERS)))
     return found

@@ -9,6 +9,7 @@ import numpy as np
 
 from deltaqmmm.jit import Kernel, inlined, keep_blas_on_one_thread
 from deltaqmmm.ml.compiled.arrays import array
+from deltaqmmm.ml.compiled.lanes import MEMBERS, n_groups
 from deltaqmmm.ml.compiled.radial_loops import exponential
 from deltaqmmm.ml.network import ElementNetworks, InferenceNetwork
 from deltaqmmm.results import FloatArray, IntArray
@@ -22,7 +23,6 @@ class ElementTable(NamedTuple):
 
     Attributes:
         atoms: Numbers of the atoms, shape (N_e,).
-        first: How many atoms are of elements before this one.
         scale: Unit of the energies, hartree.
         mean: Shape (F,).
         transform: Shape (F, I).
@@ -32,7 +32,6 @@ class ElementTable(NamedTuple):
     """
 
     atoms: IntArray
-    first: int
     scale: float
     mean: FloatArray
     transform: FloatArray
@@ -51,6 +50,7 @@ class NetworkRoom(NamedTuple):
         layers: Outputs of each layer, after the activation, shape (C, N, outputs).
         by_layer: Derivatives of the activation, then those of the energies by what goes into it, likewise.
         by_input: Derivatives by the inputs, shape (C, N, I).
+        by_feature: Derivatives by the features, shape (C N, F).
         chunk: For the activation, shape (2, `CHUNK`).
     """
 
@@ -60,6 +60,7 @@ class NetworkRoom(NamedTuple):
     layers: tuple[FloatArray, ...]
     by_layer: tuple[FloatArray, ...]
     by_input: FloatArray
+    by_feature: FloatArray
     chunk: FloatArray
 
 
@@ -78,6 +79,7 @@ def network_room(table: ElementTable, n_frames: int) -> NetworkRoom:
         layers=by_layer(),
         by_layer=by_layer(),
         by_input=np.empty((n_members, n_rows, n_inputs)),
+        by_feature=np.empty((n_members * n_rows, n_features)),
         chunk=np.empty((2, CHUNK)),
     )
 
@@ -135,7 +137,7 @@ def evaluate_element(
         table: The networks.
         features: Shape (B, n, F).
         energies: Are added to, shape (C, B), hartree.
-        slopes: A row for each member, frame and atom of the element, in this order, shape (C B N_e, F).
+        slopes: Those of the atoms of the element are filled in, shape (G, B, n, F, 4); see `lanes`.
         room: For B frames.
     """
     n_frames, n_own, n_hidden = len(features), len(table.atoms), len(table.weights) - 1
@@ -164,7 +166,15 @@ def evaluate_element(
         np.dot(room.by_layer[0][member], table.weights[0][member].T, room.by_input[member])
         _multiply(room.by_input[member], room.bends)
     rows = room.by_input.reshape(len(energies) * n_frames * n_own, len(table.reach))
-    np.dot(rows, table.transform.T, slopes)
+    np.dot(rows, table.transform.T, room.by_feature)
+    for member in range(len(energies)):
+        group, lane = member // MEMBERS, member % MEMBERS
+        for frame in range(n_frames):
+            for place in range(n_own):
+                row = room.by_feature[(member * n_frames + frame) * n_own + place]
+                found = slopes[group, frame, table.atoms[place]]
+                for column in range(len(row)):
+                    found[column, lane] = row[column]
     return True
 
 
@@ -178,16 +188,7 @@ class CompiledNetwork:
     def __init__(self, network: InferenceNetwork) -> None:
         keep_blas_on_one_thread()
         self.n_members = network.n_members
-        self._tables: list[ElementTable] = []
-        n_atoms = sum(len(own.atoms) for own in network.elements)
-        self.blocks = np.empty((n_atoms, 3), dtype=np.int64)
-        first = 0
-        for own in network.elements:
-            atoms = array(own.atoms)
-            for place, atom in enumerate(atoms):
-                self.blocks[atom] = first, len(atoms), place
-            self._tables.append(_element_table(own, first, float(network.scale)))
-            first += len(atoms)
+        self._tables = [_element_table(own, float(network.scale)) for own in network.elements]
 
     def energies_and_slopes(self, features: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Energies of the members, without the offsets of the elements, and their derivatives by the features.
@@ -196,22 +197,19 @@ class CompiledNetwork:
             features: Shape (B, n, F).
 
         Returns:
-            Shape (C, B), hartree, and (C B n, F): the row of a member, frame and atom is
-            C B first + (member B + frame) count + place, with (first, count, place) the `blocks` of the atom.
+            Shape (C, B), hartree, and (G, B, n, F, 4), hartree; see `lanes`.
         """
-        n_frames, n_atoms, n_features = features.shape
-        n_rows = self.n_members * n_frames
-        energies, slopes = np.zeros((self.n_members, n_frames)), np.empty((n_rows * n_atoms, n_features))
+        n_frames = len(features)
+        energies = np.zeros((self.n_members, n_frames))
+        slopes = np.zeros((n_groups(self.n_members), *features.shape, MEMBERS))
         for table in self._tables:
-            own = slopes[n_rows * table.first : n_rows * (table.first + len(table.atoms))]
-            evaluate_element(table, features, energies, own, network_room(table, n_frames))
+            evaluate_element(table, features, energies, slopes, network_room(table, n_frames))
         return energies, slopes
 
 
-def _element_table(own: ElementNetworks, first: int, scale: float) -> ElementTable:
+def _element_table(own: ElementNetworks, scale: float) -> ElementTable:
     return ElementTable(
         atoms=array(own.atoms),
-        first=first,
         scale=scale,
         mean=array(own.mean),
         transform=array(own.transform),

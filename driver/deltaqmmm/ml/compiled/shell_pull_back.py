@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from deltaqmmm.jit import Kernel, inlined
 from deltaqmmm.ml.compiled.arrays import check, checked_frames
 from deltaqmmm.ml.compiled.coulomb_loops import (
-    FOUND,
     PAIRS,
     CoulombRoom,
     coulomb_room,
-    fill_coulomb,
+    give_sites,
     is_coulomb,
+    load_coulomb,
     pull_back_coulomb,
 )
+from deltaqmmm.ml.compiled.lanes import MEMBERS, add
 from deltaqmmm.ml.compiled.radial_loops import multiply_rows, radial_functions
 from deltaqmmm.ml.compiled.site_loops import clear, find_within, load, load_all, most_within, sort_sites
 from deltaqmmm.ml.compiled.tables import BLOCK, FUNCTIONS, Block, RadialTable, RowTable, ShellTable, Sites, site_room
@@ -199,36 +202,22 @@ def _add_coulomb_pull_back(
     by_weight: FloatArray,
     sites: Sites,
     room: CoulombRoom,
-    sums: FloatArray,
 ) -> bool:
     """The same for the function "coulomb"."""
+    scale = 1.0 / cutoff**2
     for frame in range(len(qm)):
         if not sort_sites(cutoff, qm[frame], mm[frame], weights[frame], types[frame], True, sites):
             return False
-        everything, n_sites = most_within(cutoff, qm[frame]), sites.starts[len(sites.starts) - 1]
-        for member in range(len(gradients)):
-            clear(sums[member], 4, n_sites)
-        for atom in range(qm.shape[1]):
-            centre = qm[frame, atom]
-            for kind in range(gradients.shape[5]):
-                first, last = sites.starts[kind], sites.starts[kind + 1]
-                if not everything:
-                    first, last = 0, find_within(cutoff, centre, kind, sites)
-                for begin in range(first, last, PAIRS):
-                    end = min(begin + PAIRS, last)
-                    size = end - begin
-                    if everything:
-                        load_all(centre, sites, begin, end, room.rows)
-                    else:
-                        size = load(centre, sites, begin, end, room.rows)
-                    fill_coulomb(cutoff, False, size, room)
-                    for member in range(len(gradients)):
-                        pull_back_coulomb(gradients[member, frame, atom, 0], kind, size, room)
-                        if everything:
-                            _add_all(room.rows[FOUND:], begin, size, sums[member])
-                        else:
-                            _scatter(room.rows[FOUND:], sites.within, begin, end, sums[member])
-        _give(sites, sums, by_site[:, frame], by_weight[:, frame])
+        for kind in range(gradients.shape[5]):
+            last = sites.starts[kind + 1]
+            for begin in range(sites.starts[kind], last, PAIRS):
+                end = min(begin + PAIRS, last)
+                for member in range(len(gradients)):
+                    load_coulomb(sites, begin, end, room)
+                    for atom in range(qm.shape[1]):
+                        given = gradients[member, frame, atom, 0]
+                        pull_back_coulomb(scale, qm[frame, atom], given, kind, end - begin, room)
+                    give_sites(sites, begin, end, room, by_site[member, frame], by_weight[member, frame])
     return True
 
 
@@ -269,11 +258,37 @@ def shell_pull_back(
     if table.n_functions == 0:
         return
     sites = site_room(mm.shape[1], n_types)
-    sums = np.empty((n_members, 4, len(sites.numbers)))
     if is_coulomb(table):
-        known = _add_coulomb_pull_back(table.radial.cutoff, *given, by_site, by_weight, sites, coulomb_room(), sums)
+        known = _add_coulomb_pull_back(table.radial.cutoff, *given, by_site, by_weight, sites, coulomb_room())
     else:
+        sums = np.empty((n_members, 4, len(sites.numbers)))
         block = table.block_room(BLOCK)
         known = _add_pull_back(table.radial, table.rows, *given, by_site, by_weight, sites, block, sums)
     if not known:
         raise ValueError(f"the types of sites must be from 0 to {n_types - 1}.")
+
+
+@Kernel
+def _add_by_atom(gradients: FloatArray, jacobian: FloatArray, found: FloatArray) -> bool:
+    """Add to found (G, B, n, 3, 4) from gradients (G, B, n, M, 4) and jacobian (B, n, M, 3)."""
+    for group in range(found.shape[0]):
+        for frame in range(found.shape[1]):
+            for atom in range(found.shape[2]):
+                own, given, slopes = found[group, frame, atom], gradients[group, frame, atom], jacobian[frame, atom]
+                for moment in range(len(given)):
+                    for y in range(3):
+                        add(own, y, slopes[moment, y], given, moment)
+    return True
+
+
+def add_by_atom(gradients: FloatArray, jacobian: FloatArray, found: FloatArray) -> None:
+    """From derivatives by the moments of each atom to those by its position, for members in groups, see `lanes`.
+
+    Args:
+        gradients: dE/d(moments), shape (G, B, n, F, R, T, 4).
+        jacobian: Of `shell_sums`, shape (B, n, F, R, T, 3).
+        found: Is added to, shape (G, B, n, 3, 4).
+    """
+    count = math.prod(jacobian.shape[2:-1])
+    rows = gradients.reshape(*found.shape[:3], count, MEMBERS)
+    _add_by_atom(rows, jacobian.reshape(*found.shape[1:3], count, 3), found)

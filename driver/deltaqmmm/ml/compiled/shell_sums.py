@@ -10,15 +10,7 @@ import numpy as np
 
 from deltaqmmm.jit import Kernel, inlined
 from deltaqmmm.ml.compiled.arrays import checked_frames
-from deltaqmmm.ml.compiled.coulomb_loops import (
-    PAIRS,
-    CoulombRoom,
-    add_coulomb,
-    coulomb_room,
-    fill_coulomb,
-    give_coulomb,
-    is_coulomb,
-)
+from deltaqmmm.ml.compiled.coulomb_loops import PAIRS, add_coulomb, give_coulomb, is_coulomb
 from deltaqmmm.ml.compiled.radial_loops import multiply_rows, radial_functions
 from deltaqmmm.ml.compiled.site_loops import clear, find_within, load, load_all, most_within, sort_sites
 from deltaqmmm.ml.compiled.tables import BLOCK, GROUP, Block, RadialTable, RowTable, ShellTable, Sites, site_room
@@ -120,30 +112,22 @@ def _fill_coulomb_sums(
     moments: FloatArray,
     jacobian: FloatArray,
     sites: Sites,
-    room: CoulombRoom,
+    sums: FloatArray,
 ) -> bool:
-    """The same for the function "coulomb"."""
+    """The same for the function "coulomb"; there must be room for sums (n, 14)."""
+    scale = 1.0 / cutoff**2
     for frame in range(len(qm)):
         if not sort_sites(cutoff, qm[frame], mm[frame], weights[frame], types[frame], False, sites):
             return False
-        everything = most_within(cutoff, qm[frame])
-        for atom in range(qm.shape[1]):
-            centre = qm[frame, atom]
-            for kind in range(moments.shape[4]):
-                room.sums[:] = 0.0
-                first, last = sites.starts[kind], sites.starts[kind + 1]
-                if not everything:
-                    first, last = 0, find_within(cutoff, centre, kind, sites)
-                for begin in range(first, last, PAIRS):
-                    end = min(begin + PAIRS, last)
-                    size = end - begin
-                    if everything:
-                        load_all(centre, sites, begin, end, room.rows)
-                    else:
-                        size = load(centre, sites, begin, end, room.rows)
-                    fill_coulomb(cutoff, True, size, room)
-                    add_coulomb(size, room)
-                give_coulomb(kind, room.sums, moments[frame, atom, 0], jacobian[frame, atom, 0])
+        for kind in range(moments.shape[4]):
+            clear(sums, *sums.shape)
+            last = sites.starts[kind + 1]
+            for begin in range(sites.starts[kind], last, PAIRS):
+                end = min(begin + PAIRS, last)
+                for atom in range(qm.shape[1]):
+                    add_coulomb(scale, qm[frame, atom], sites, begin, end, sums[atom])
+            for atom in range(qm.shape[1]):
+                give_coulomb(kind, sums[atom], moments[frame, atom, 0], jacobian[frame, atom, 0])
     return True
 
 
@@ -171,7 +155,7 @@ def shell_sums(
     jacobian = np.empty((*moments.shape, 3))
 
     if is_coulomb(table):
-        room = site_room(mm.shape[1], n_types), coulomb_room()
+        room = site_room(mm.shape[1], n_types), np.empty((qm.shape[1], 14))
         known = _fill_coulomb_sums(table.radial.cutoff, *given, moments, jacobian, *room)
     else:
         general = site_room(mm.shape[1], n_types), table.block_room(BLOCK)

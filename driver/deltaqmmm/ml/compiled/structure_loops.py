@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from deltaqmmm.jit import Kernel, inlined
+from deltaqmmm.ml.compiled.lanes import MEMBERS, add, clear_rows
 from deltaqmmm.ml.compiled.radial_loops import multiply_rows, radial_functions
 from deltaqmmm.ml.compiled.site_loops import clear
 from deltaqmmm.ml.compiled.tables import LANES, Block, RadialTable, RowTable, block_room, radial_table, row_table
@@ -168,30 +169,30 @@ def _fill_derivatives_of_rows(table: RowTable, rows: FloatArray, found: FloatArr
 
 
 @inlined("contract", "reassoc", "nsz")
-def _dot(left: FloatArray, right: FloatArray) -> float:
-    total = 0.0
-    for place in range(len(left)):
-        total += left[place] * right[place]
-    return total
+def _add_dots(value: float, slope: float, rows: FloatArray, given: FloatArray, start: int, parts: FloatArray) -> None:
+    """Add to parts (4, 4) the products of rows (4, R) with those given (Q, 4) from a place on.
 
-
-@inlined("contract", "reassoc", "nsz")
-def _add_dots(factor: float, steep: float, left: FloatArray, rows: FloatArray, found: FloatArray) -> None:
-    """Add the products of the left with four rows, times a factor for three, and steep for the last one, to found."""
-    x = y = z = own = 0.0
-    for place in range(len(left)):
-        x += left[place] * rows[0, place]
-        y += left[place] * rows[1, place]
-        z += left[place] * rows[2, place]
-        own += left[place] * rows[3, place]
-    found[0] += factor * x
-    found[1] += factor * y
-    found[2] += factor * z
-    found[3] += steep * own
+    Three of them times the value, and the last one times the slope.
+    """
+    x0 = x1 = x2 = x3 = y0 = y1 = y2 = y3 = z0 = z1 = z2 = z3 = s0 = s1 = s2 = s3 = 0.0
+    for row in range(rows.shape[1]):
+        x, y, z, own = rows[0, row], rows[1, row], rows[2, row], rows[3, row]
+        a, b, c, d = given[start + row, 0], given[start + row, 1], given[start + row, 2], given[start + row, 3]
+        x0, x1, x2, x3 = x0 + x * a, x1 + x * b, x2 + x * c, x3 + x * d
+        y0, y1, y2, y3 = y0 + y * a, y1 + y * b, y2 + y * c, y3 + y * d
+        z0, z1, z2, z3 = z0 + z * a, z1 + z * b, z2 + z * c, z3 + z * d
+        s0, s1, s2, s3 = s0 + own * a, s1 + own * b, s2 + own * c, s3 + own * d
+    for y, (a, b, c, d) in enumerate(((x0, x1, x2, x3), (y0, y1, y2, y3), (z0, z1, z2, z3))):
+        parts[y, 0] += value * a
+        parts[y, 1] += value * b
+        parts[y, 2] += value * c
+        parts[y, 3] += value * d
+    parts[3, 0], parts[3, 1] = parts[3, 0] + slope * s0, parts[3, 1] + slope * s1
+    parts[3, 2], parts[3, 3] = parts[3, 2] + slope * s2, parts[3, 3] + slope * s3
 
 
 @Kernel
-def _add_neighbour_pull_back(
+def _fill_neighbour_pull_back(
     table: StructureTable,
     pairs: FloatArray,
     gradients: FloatArray,
@@ -199,13 +200,16 @@ def _add_neighbour_pull_back(
     rows: FloatArray,
     parts: FloatArray,
 ) -> bool:
-    """Add to found (C, B, n, 3) from gradients (C, B, n, E, Q).
+    """Fill in found (G, B, n, 3, 4) from gradients (G, B, n, E, Q, 4).
 
-    There must be room for rows (4, R) and for the derivatives by the direction and by r^2 of one pair, parts (4,).
+    There must be room for rows (4, R) and for the derivatives by the direction and by r^2 of one pair, parts (5, 4).
     """
     n_radial, n_angular, n_rows = len(table.radial.kinds), len(table.angular.kinds), len(table.rows.raised)
     n_atoms, start = pairs.shape[1], 4 + n_radial
     for frame in range(len(pairs)):
+        for group in range(len(gradients)):
+            for atom in range(n_atoms):
+                clear_rows(found[group, frame, atom], 0, 3)
         for atom in range(n_atoms):
             for other in range(n_atoms):
                 kept, kind = pairs[frame, atom, other], table.species[other]
@@ -216,20 +220,25 @@ def _add_neighbour_pull_back(
                 n_turning = n_angular if kept[start + 2 * n_angular] != 0.0 else 0
                 if n_turning > 0:
                     _fill_derivatives_of_rows(table.rows, kept[start + 2 * n_angular :], rows)
-                for member in range(len(gradients)):
-                    own = gradients[member, frame, atom, kind]
-                    parts[0] = parts[1] = parts[2] = 0.0
-                    parts[3] = _dot(own[:n_radial], kept[4:start])
+                for group in range(len(gradients)):
+                    own = gradients[group, frame, atom, kind]
+                    clear_rows(parts, 0, 5)
+                    for index in range(n_radial):
+                        add(parts, 3, kept[4 + index], own, index)
                     for index in range(n_turning):
-                        place = n_radial + index * n_rows
                         value, slope = kept[start + index], kept[start + n_angular + index]
-                        _add_dots(value, slope, own[place : place + n_rows], rows, parts)
+                        _add_dots(value, slope, rows, own, n_radial + index * n_rows, parts)
                     # Along itself a vector does not change its direction.
-                    along = parts[0] * kept[0] + parts[1] * kept[1] + parts[2] * kept[2]
                     for y in range(3):
-                        part = (parts[y] - along * kept[y]) / distance + 2.0 * parts[3] * distance * kept[y]
-                        found[member, frame, other, y] += part
-                        found[member, frame, atom, y] -= part
+                        add(parts, 4, -kept[y], parts, y)
+                    for y in range(3):
+                        add(parts, y, kept[y], parts, 4)
+                    mine, its = found[group, frame, atom], found[group, frame, other]
+                    for y in range(3):
+                        add(its, y, 1.0 / distance, parts, y)
+                        add(its, y, 2.0 * distance * kept[y], parts, 3)
+                        add(mine, y, -1.0 / distance, parts, y)
+                        add(mine, y, -2.0 * distance * kept[y], parts, 3)
     return True
 
 
@@ -252,14 +261,18 @@ def neighbour_sums(table: StructureTable, positions: FloatArray, n_elements: int
     return sums, pairs
 
 
-def neighbour_pull_back(table: StructureTable, pairs: FloatArray, gradients: FloatArray, found: FloatArray) -> None:
-    """From derivatives by the sums to those by the positions, which are added to what there is.
+def neighbour_pull_back(table: StructureTable, pairs: FloatArray, gradients: FloatArray) -> FloatArray:
+    """From derivatives by the sums to those by the positions, for members in groups, see `lanes`.
 
     Args:
         table: The functions.
         pairs: Of `neighbour_sums`.
-        gradients: dE/d(sums) of C energies, shape (C, B, n, E, Q).
-        found: Gets dE/dR, shape (C, B, n, 3), hartree/bohr.
+        gradients: dE/d(sums), shape (G, B, n, E, Q, 4).
+
+    Returns:
+        dE/dR, shape (G, B, n, 3, 4), hartree/bohr.
     """
+    found = np.empty((len(gradients), *pairs.shape[:2], 3, MEMBERS))
     rows = np.empty((4, len(table.rows.raised)))
-    _add_neighbour_pull_back(table, pairs, gradients, found, rows, np.empty(4))
+    _fill_neighbour_pull_back(table, pairs, gradients, found, rows, np.empty((5, MEMBERS)))
+    return found
