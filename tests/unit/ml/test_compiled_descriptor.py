@@ -146,10 +146,14 @@ def test_near_sites(distance):
     # One frame without near sites.
     mm[2] += 60.0
     near = (torch.cdist(mm, qm) < distance).any(dim=2).numpy()
-    places, counts = near_sites(qm.numpy(), mm.numpy(), distance)
-    for frame in range(3):
-        assert places[frame, : counts[frame]].tolist() == np.flatnonzero(near[frame]).tolist()
-        assert not places[frame, counts[frame] :].any()
+    expected = torch.cdist(mm, qm).amin(dim=2).square().numpy()
+    places, counts, nearest = near_sites(qm.numpy(), mm.numpy(), distance)
+    assert places.shape == nearest.shape == (3, counts.max())
+    for frame, count in enumerate(counts):
+        assert places[frame, :count].tolist() == np.flatnonzero(near[frame]).tolist()
+        assert not places[frame, count:].any()
+        np.testing.assert_allclose(nearest[frame, :count], expected[frame, near[frame]])
+        assert np.isinf(nearest[frame, count:]).all()
 
 
 @pytest.mark.parametrize("spread", [1.0, 4.0])
@@ -160,9 +164,9 @@ def test_near_sites_that_only_the_outermost_atom_sees(spread):
     outwards = torch.nn.functional.normalize(vectors[torch.arange(4), outermost], dim=1)
     fractions = torch.tensor([0.98, 0.999, 1.001], dtype=torch.float64)
     mm = qm[torch.arange(4), outermost][:, None] + distance * fractions[:, None] * outwards[:, None]
-    places, counts = near_sites(qm.numpy(), mm.numpy(), distance)
+    places, counts, _ = near_sites(qm.numpy(), mm.numpy(), distance)
     assert counts.tolist() == [2] * 4
-    assert places[:, :2].tolist() == [[0, 1]] * 4
+    assert places.tolist() == [[0, 1]] * 4
 
 
 @pytest.mark.parametrize("n_types", [1, 2])

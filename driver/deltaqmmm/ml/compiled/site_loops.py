@@ -74,20 +74,44 @@ def most_within(cutoff: float, qm: FloatArray) -> bool:
 
 
 @inlined("contract")
-def list_near(distance: float, qm: FloatArray, mm: FloatArray, places: IntArray) -> int:
-    """List the sites of one frame that are nearer than a distance to a QM atom; how many there are."""
+def _lower(centre: FloatArray, count: int, points: FloatArray, nearest: FloatArray) -> None:
+    """Lower the squared distances of points (3, K) to the nearest centre, where this one is nearer."""
+    a, b, c = centre[0], centre[1], centre[2]
+    xs, ys, zs = points[0], points[1], points[2]
+    for place in range(count):
+        squared = (xs[place] - a) ** 2 + (ys[place] - b) ** 2 + (zs[place] - c) ** 2
+        nearest[place] = nearest[place] if squared >= nearest[place] else squared
+
+
+@inlined("contract")
+def list_near(
+    distance: float, qm: FloatArray, mm: FloatArray, places: IntArray, nearest: FloatArray, points: FloatArray
+) -> int:
+    """List the sites of one frame that are nearer than a distance to a QM atom; how many there are.
+
+    Also filled in are their squared distances to the nearest QM atom; the others stay infinite. In places (K + 1,) and
+    nearest (K + 1,) there must be one more place than sites, where each is noted before it is known whether it counts.
+    There must be room for points (3, K + 1).
+    """
     x0, y0, z0, widest = middle(qm)
     furthest, limit, count = (distance + widest) ** 2 * (1.0 + 1e-6), distance**2, 0
     for site in range(len(mm)):
         x, y, z = mm[site, 0], mm[site, 1], mm[site, 2]
-        if (x - x0) ** 2 + (y - y0) ** 2 + (z - z0) ** 2 > furthest:
-            continue
-        for atom in range(len(qm)):
-            if (x - qm[atom, 0]) ** 2 + (y - qm[atom, 1]) ** 2 + (z - qm[atom, 2]) ** 2 < limit:
-                places[count] = site
-                count += 1
-                break
-    return count
+        # Without a branch that cannot be foretold.
+        places[count], points[0, count], points[1, count], points[2, count] = site, x, y, z
+        count += 1 - int((x - x0) ** 2 + (y - y0) ** 2 + (z - z0) ** 2 > furthest)
+    for place in range(count):
+        nearest[place] = math.inf
+    for atom in range(len(qm)):
+        _lower(qm[atom], count, points, nearest)
+    found = 0
+    for place in range(count):
+        places[found], nearest[found] = places[place], nearest[place]
+        # What is not a number goes on, so that it shows.
+        found += 1 - int(nearest[place] >= limit)
+    for place in range(found, count + 1):
+        places[place], nearest[place] = 0, math.inf
+    return found
 
 
 @inlined("contract")

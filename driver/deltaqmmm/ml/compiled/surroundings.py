@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -23,6 +24,24 @@ def shell_tables(functions: SymmetryFunctions) -> tuple[ShellTable, ShellTable]:
     )
 
 
+class NearSites(NamedTuple):
+    """Some sites of B frames, no more than K' of each; what fills up is the first site, without weight.
+
+    Attributes:
+        places: Their numbers, ascending, shape (B, K').
+        counts: How many there are, shape (B,).
+        positions: Shape (B, K', 3), bohr.
+        weights: Shape (B, K').
+        types: Shape (B, K').
+    """
+
+    places: IntArray
+    counts: IntArray
+    positions: FloatArray
+    weights: FloatArray
+    types: IntArray
+
+
 @dataclass(frozen=True, eq=False)
 class CompiledSurroundings:
     """Sums over both shells of B frames, and what takes derivatives back; float64 on the CPU.
@@ -35,6 +54,8 @@ class CompiledSurroundings:
         mm_positions: Shape (B, K, 3), bohr.
         weights: Shape (B, K).
         types: Type of each site, shape (B, K), int64.
+        near: The sites of the inner shell.
+        nearest: Their squared distances to the nearest QM atom, infinite for what fills up, shape (B, K'), bohr^2.
     """
 
     tables: tuple[ShellTable, ShellTable]
@@ -44,6 +65,8 @@ class CompiledSurroundings:
     mm_positions: FloatArray
     weights: FloatArray
     types: IntArray
+    near: NearSites
+    nearest: FloatArray
 
     @classmethod
     def between(
@@ -65,61 +88,90 @@ class CompiledSurroundings:
             types: Shape (B, K), int64.
             n_types: Number of types T.
         """
-        given = (qm_positions, mm_positions, weights, types)
-        outer, inner = (shell_sums(table, *given, n_types) for table in tables)
-        return cls(tables, (outer[0], inner[0]), (outer[1], inner[1]), *given)
+        sites = mm_positions, weights, types
+        places, counts, nearest = near_sites(qm_positions, mm_positions, tables[1].radial.cutoff)
+        near = _picked(places, counts, *sites)
+        outer = shell_sums(tables[0], qm_positions, *sites, n_types)
+        inner = shell_sums(tables[1], qm_positions, near.positions, near.weights, near.types, n_types)
+        return cls(tables, (outer[0], inner[0]), (outer[1], inner[1]), qm_positions, *sites, near, nearest)
 
     def pull_back(self, outer: FloatArray, inner: FloatArray) -> tuple[FloatArray, FloatArray]:
         """See `Surroundings.pull_back`."""
-        return self._pull_back(outer, inner, self.mm_positions, self.weights, self.types)
+        near = self.near
+        by_site, by_weight = self._pull_back(0, outer, self.mm_positions, self.weights, self.types)
+        own = self._pull_back(1, inner, near.positions, near.weights, near.types)
+        _put_back(near.places, near.counts, *own, by_site, by_weight)
+        return by_site, by_weight
 
     def pull_back_near(self, outer: FloatArray, inner: FloatArray, distance: float) -> FloatArray:
         """See `Surroundings.pull_back_near`; the sites are in the order in which they were given."""
-        places, counts = near_sites(self.qm_positions, self.mm_positions, min(distance, self.tables[1].radial.cutoff))
-        shape = len(counts), int(counts.max(initial=0))
-        chosen = np.empty((*shape, 3)), np.empty(shape), np.empty(shape, dtype=np.int64)
-        _pick(places, counts, self.mm_positions, self.weights, self.types, *chosen)
-        return self._pull_back(outer, inner, *chosen)[0]
+        nearer = self.nearest < distance**2
+        places = np.argsort(~nearer, axis=1, kind="stable")
+        chosen = _picked(places, nearer.sum(axis=1), self.near.positions, self.near.weights, self.near.types)
+        by_site: FloatArray = np.zeros((len(outer), *chosen.positions.shape))
+        for shell, gradients in enumerate((outer, inner)):
+            by_site += self._pull_back(shell, gradients, chosen.positions, chosen.weights, chosen.types)[0]
+        return by_site
 
     def _pull_back(
-        self, outer: FloatArray, inner: FloatArray, positions: FloatArray, weights: FloatArray, types: IntArray
+        self, shell: int, gradients: FloatArray, positions: FloatArray, weights: FloatArray, types: IntArray
     ) -> tuple[FloatArray, FloatArray]:
-        by_site, by_weight = np.zeros((len(outer), *positions.shape)), np.zeros((len(outer), *weights.shape))
-        for table, gradients in zip(self.tables, (outer, inner), strict=True):
-            shell_pull_back(table, self.qm_positions, positions, weights, types, gradients, by_site, by_weight)
-        return by_site, by_weight
+        found = np.zeros((len(gradients), *positions.shape)), np.zeros((len(gradients), *weights.shape))
+        shell_pull_back(self.tables[shell], self.qm_positions, positions, weights, types, gradients, *found)
+        return found
 
 
 @Kernel
-def _list_near_sites(distance: float, qm: FloatArray, mm: FloatArray, places: IntArray, counts: IntArray) -> bool:
-    for frame in range(len(mm)):
-        counts[frame] = list_near(distance, qm[frame], mm[frame], places[frame])
-    return True
-
-
-@Kernel
-def _pick(
+def _list_near_sites(
+    distance: float,
+    qm: FloatArray,
+    mm: FloatArray,
     places: IntArray,
     counts: IntArray,
-    mm: FloatArray,
-    weights: FloatArray,
-    types: IntArray,
-    own_mm: FloatArray,
-    own_weights: FloatArray,
-    own_types: IntArray,
+    nearest: FloatArray,
+    points: FloatArray,
 ) -> bool:
-    """Fill in positions, weights and types of some sites; what fills up is the first site, without weight."""
-    for frame in range(len(own_mm)):
-        for place in range(own_mm.shape[1]):
-            site = places[frame, place]
-            for axis in range(3):
-                own_mm[frame, place, axis] = mm[frame, site, axis]
-            own_weights[frame, place] = weights[frame, site] if place < counts[frame] else 0.0
-            own_types[frame, place] = types[frame, site]
+    for frame in range(len(mm)):
+        counts[frame] = list_near(distance, qm[frame], mm[frame], places[frame], nearest[frame], points)
     return True
 
 
-def near_sites(qm: FloatArray, mm: FloatArray, distance: float) -> tuple[IntArray, IntArray]:
+@Kernel
+def _pick(places: IntArray, mm: FloatArray, weights: FloatArray, types: IntArray, near: NearSites) -> bool:
+    """Fill in what is known of sites at some places."""
+    for frame in range(len(near.places)):
+        for place in range(near.places.shape[1]):
+            there = place < near.counts[frame]
+            site = places[frame, place] if there else 0
+            near.places[frame, place] = site
+            for axis in range(3):
+                near.positions[frame, place, axis] = mm[frame, site, axis]
+            near.weights[frame, place] = weights[frame, site] if there else 0.0
+            near.types[frame, place] = types[frame, site]
+    return True
+
+
+@Kernel
+def _put_back(
+    places: IntArray,
+    counts: IntArray,
+    near_by_site: FloatArray,
+    near_by_weight: FloatArray,
+    by_site: FloatArray,
+    by_weight: FloatArray,
+) -> bool:
+    """Add derivatives by near sites (M, B, K', 3) and their weights (M, B, K') to those by all."""
+    for member in range(len(by_site)):
+        for frame in range(len(places)):
+            for place in range(counts[frame]):
+                site = places[frame, place]
+                for axis in range(3):
+                    by_site[member, frame, site, axis] += near_by_site[member, frame, place, axis]
+                by_weight[member, frame, site] += near_by_weight[member, frame, place]
+    return True
+
+
+def near_sites(qm: FloatArray, mm: FloatArray, distance: float) -> tuple[IntArray, IntArray, FloatArray]:
     """The sites nearer than a distance (bohr) to a QM atom.
 
     Args:
@@ -128,8 +180,25 @@ def near_sites(qm: FloatArray, mm: FloatArray, distance: float) -> tuple[IntArra
         distance: How near, bohr.
 
     Returns:
-        Their numbers, ascending and filled up with zeros, shape (B, K), and how many there are, shape (B,).
+        Their numbers, ascending and filled up with zeros, shape (B, K'), how many there are, shape (B,), and their
+        squared distances to the nearest QM atom, filled up with infinity, shape (B, K'), bohr^2.
     """
-    places, counts = np.zeros(mm.shape[:2], dtype=np.int64), np.zeros(len(mm), dtype=np.int64)
-    _list_near_sites(distance, qm, mm, places, counts)
-    return places, counts
+    n_frames, n_places = mm.shape[0], mm.shape[1] + 1
+    places, counts = np.zeros((n_frames, n_places), dtype=np.int64), np.zeros(n_frames, dtype=np.int64)
+    nearest, points = np.full((n_frames, n_places), np.inf), np.empty((3, n_places))
+    _list_near_sites(distance, qm, mm, places, counts, nearest, points)
+    width = int(counts.max(initial=0))
+    return places[:, :width], counts, nearest[:, :width]
+
+
+def _picked(places: IntArray, counts: IntArray, mm: FloatArray, weights: FloatArray, types: IntArray) -> NearSites:
+    shape = places.shape[0], int(counts.max(initial=0))
+    near = NearSites(
+        places=np.empty(shape, dtype=np.int64),
+        counts=counts,
+        positions=np.empty((*shape, 3)),
+        weights=np.empty(shape),
+        types=np.empty(shape, dtype=np.int64),
+    )
+    _pick(np.ascontiguousarray(places), mm, weights, types, near)
+    return near
