@@ -3,8 +3,8 @@
 The members' gradients are partial ones, with the effective charges and the positions independent of each other. What is
 made of them here keeps that form, so that one pass back through the embedding does the rest.
 
-Energies and gradients of QM atoms are few numbers: they are brought to the processor, where NumPy takes a fraction of
-the time that torch does for each operation.
+Energies, and the gradients of QM atoms and near sites, are few numbers: they are brought to the processor, where NumPy
+takes a fraction of the time that torch does for each operation.
 """
 
 from __future__ import annotations

@@ -81,20 +81,23 @@ class Companion:
         output: IO[bytes] | None,
         descriptors: Sequence[int],
     ) -> None:
-        with ExitStack() as if_it_fails, ExitStack() as at_the_end:
-            here, there = socket.socketpair()
-            if_it_fails.callback(here.close)
-            at_the_end.callback(there.close)
-            # Not the pipe that subprocess makes: an interruption in its course would leave that open until the process
-            # has ended, and the process waits for its closing.
-            life, its_life = socket.socketpair()
-            if_it_fails.callback(life.close)
-            at_the_end.callback(its_life.close)
-            descriptor = lifted(there.detach())
-            # Until it ignores them itself; what a thread blocks is blocked in what it starts. That does not keep an
-            # interruption from here, which another thread may take.
-            blocked = signal.pthread_sigmask(signal.SIG_BLOCK, IGNORED)
-            try:
+        with ExitStack() as if_it_fails:
+            with ExitStack() as at_the_end:
+                here, there = socket.socketpair()
+                if_it_fails.callback(here.close)
+                at_the_end.callback(there.close)
+                # Not the pipe that subprocess makes: an interruption in its course would leave that open until the
+                # process has ended, and the process waits for its closing.
+                life, its_life = socket.socketpair()
+                if_it_fails.callback(life.close)
+                at_the_end.callback(its_life.close)
+                descriptor = lifted(there.detach())
+                at_the_end.callback(os.close, descriptor)
+                # Until it ignores them itself; what a thread blocks is blocked in what it starts. That does not keep
+                # an interruption from here, which another thread may take.
+                before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+                at_the_end.callback(signal.pthread_sigmask, signal.SIG_SETMASK, before)
+                signal.pthread_sigmask(signal.SIG_BLOCK, IGNORED)
                 self.process = subprocess.Popen(
                     # -P: the folder of the program is none to import from.
                     [sys.executable, "-P", *program, str(descriptor), *arguments],
@@ -105,12 +108,10 @@ class Companion:
                     env=_environment(threads),
                     pass_fds=[descriptor, *descriptors],
                 )
-            finally:
-                os.close(descriptor)
-                signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-            # One that is dropped ends too.
-            self._let_go = weakref.finalize(self, life.close)
-            self.connection = Connection(here.detach())
+                # One that is dropped ends too.
+                self._let_go = weakref.finalize(self, life.close)
+                self.connection = Connection(here.detach())
+            # Not before: where signals are let through again, an interruption that has come is raised.
             if_it_fails.pop_all()
 
     def status(self, seconds: float) -> int | None:

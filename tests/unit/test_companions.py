@@ -120,6 +120,24 @@ def test_an_interruption_as_it_starts_leaves_nothing_behind(monkeypatch, thread)
     assert os.listdir("/proc/self/fd") == descriptors
 
 
+def test_an_interruption_as_signals_are_blocked_leaves_nothing_behind(monkeypatch):
+    block = signal.pthread_sigmask
+
+    def interrupted(how, mask):
+        before = block(how, mask)
+        if mask == IGNORED:
+            raise KeyboardInterrupt
+        return before
+
+    descriptors, blocked = os.listdir("/proc/self/fd"), block(signal.SIG_BLOCK, [])
+    with monkeypatch.context() as patch:
+        patch.setattr(signal, "pthread_sigmask", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            Companion(("-c", "pass"))
+    assert block(signal.SIG_BLOCK, []) == blocked
+    assert os.listdir("/proc/self/fd") == descriptors
+
+
 def test_a_forked_child_does_not_keep_it(tmp_path):
     """The child has the other end of its standard input too, and lives on when the owner is killed."""
     program = tmp_path / "owner.py"

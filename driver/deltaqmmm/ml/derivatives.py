@@ -45,14 +45,14 @@ class StoredDerivatives:
     def weighted(self, weights: Tensor) -> tuple[Tensor, Tensor]:
         """See `SiteDerivatives`."""
         return (
-            torch.einsum("mcb,cbkx->mbkx", weights, self.mm_gradients),
-            torch.einsum("mcb,cbk->mbk", weights, self.charge_gradients),
+            torch.einsum("mcb,cbkx->mbkx", weights.to(self.mm_gradients), self.mm_gradients),
+            torch.einsum("mcb,cbk->mbk", weights.to(self.charge_gradients), self.charge_gradients),
         )
 
     def near(self, distance: float, weights: Tensor) -> Tensor:
         """See `SiteDerivatives`; gives all sites."""
         del distance
-        return torch.einsum("mc,cbkx->mbkx", weights, self.mm_gradients)
+        return torch.einsum("mc,cbkx->mbkx", weights.to(self.mm_gradients), self.mm_gradients)
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from deltaqmmm.embedding import CutoffEmbedding, CutoffSettings
-from deltaqmmm.embedding.compiled.pair_loops import inverse_root
 from deltaqmmm.embedding.compiled.pull_back import _pull_back
 from deltaqmmm.embedding.compiled.search_loops import _find_images
 from deltaqmmm.embedding.compiled.site_loops import _fill_sites
 from deltaqmmm.embedding.compiled.weight_loops import _exponential
 from deltaqmmm.errors import FrameError
+from deltaqmmm.jit import inverse_root
 from deltaqmmm.periodic import reduce_cell
 from deltaqmmm.threads import choose_threads
 

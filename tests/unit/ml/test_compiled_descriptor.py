@@ -8,7 +8,7 @@ import torch
 
 from deltaqmmm.ml import COULOMB, Surroundings, combine, features
 from deltaqmmm.ml.compiled.feature_loops import combine_sums, feature_table, pull_back_features
-from deltaqmmm.ml.compiled.lanes import MEMBERS, by_member, in_groups
+from deltaqmmm.ml.compiled.lanes import MEMBERS, by_member, n_groups
 from deltaqmmm.ml.compiled.structure_loops import neighbour_pull_back, neighbour_sums, structure_table
 from deltaqmmm.ml.compiled.surroundings import CompiledSurroundings, near_sites, shell_tables
 from deltaqmmm.ml.monomials import n_rows
@@ -42,6 +42,14 @@ def assert_equal(found, expected):
 
 def drawn(*shape, seed=7):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def in_groups(array):
+    """From (C, ...) to (G, ..., 4), filled up with zeros."""
+    groups = n_groups(len(array))
+    found = np.zeros((groups * MEMBERS, *array.shape[1:]))
+    found[: len(array)] = array
+    return np.ascontiguousarray(np.moveaxis(found.reshape(groups, MEMBERS, *array.shape[1:]), 1, -1))
 
 
 def side_by_side(radial, angular):
@@ -120,7 +128,7 @@ def make_moments(functions, n_types):
 @each_case
 @each_number_of_types
 @pytest.mark.parametrize("n_members", [3, MEMBERS + 2])
-def test_features(functions, n_types, n_members):
+def test_features(functions, n_types, n_members, monkeypatch):
     moments = make_moments(functions, n_types)
     table = feature_table(functions, len(ELEMENTS), n_types)
     sums = side_by_side(*moments[:2]), *(tensor.numpy() for tensor in moments[2:])
@@ -131,7 +139,11 @@ def test_features(functions, n_types, n_members):
         assert_equal(found[..., index], expected[..., index])
     slopes = drawn(n_members, *expected.shape)
     by_radial, by_angular, *by_shells = features.pull_back_features(moments, slopes)
-    gradients = pull_back_features(table, *sums, in_groups(slopes.numpy()))
+    given = in_groups(slopes.numpy())
+    with monkeypatch.context() as patch:
+        # What memory held before shows nowhere.
+        patch.setattr(np, "empty", lambda shape: np.full(shape, np.nan))
+        gradients = pull_back_features(table, *sums, given)
     expected = [torch.from_numpy(side_by_side(by_radial, by_angular)), *by_shells]
     for array, other in zip(gradients, expected, strict=True):
         assert_equal(by_member(array, n_members), other)
@@ -227,7 +239,7 @@ MODELS = {
 
 
 @pytest.mark.parametrize("changes", MODELS.values(), ids=MODELS.keys())
-@pytest.mark.parametrize("n_members", [1, 3])
+@pytest.mark.parametrize("n_members", [1, 3, MEMBERS + 1])
 @pytest.mark.parametrize("n_sites", [0, 40])
 def test_as_whole_arrays(changes, n_members, n_sites, loop_threads):
     model = make_model(small_functions(**changes), n_members=n_members)

@@ -207,9 +207,9 @@ def _pull_back_shell(
                         add(by_directions[element], row, rows[1, row], slopes, square)
                     put(found[index, row], kind, parts, 4)
                     for y in range(3):
-                        factor = table.lowered_by[row, y] * rows[0, table.lowered[row, y]]
-                        if factor != 0.0:
-                            add(parts, y, factor, parts, 3)
+                        # Where the derivative vanishes, the row that is named is the first one, which is not filled in.
+                        if table.lowered_by[row, y] != 0.0:
+                            add(parts, y, table.lowered_by[row, y] * rows[0, table.lowered[row, y]], parts, 3)
             for y in range(3):
                 put(found[index, 1 + y], kind, parts, y)
     after: int = squares if n_sums == 4 else traces + n_linear

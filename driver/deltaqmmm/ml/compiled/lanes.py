@@ -20,14 +20,6 @@ def n_groups(n_members: int) -> int:
     return -(-n_members // MEMBERS)
 
 
-def in_groups(array: FloatArray) -> FloatArray:
-    """From (C, ...) to (G, ..., 4)."""
-    groups = n_groups(len(array))
-    found = np.zeros((groups * MEMBERS, *array.shape[1:]))
-    found[: len(array)] = array
-    return np.ascontiguousarray(np.moveaxis(found.reshape(groups, MEMBERS, *array.shape[1:]), 1, -1))
-
-
 def by_member(array: FloatArray, n_members: int) -> FloatArray:
     """From (G, ..., 4) to (C, ...)."""
     members = np.moveaxis(array, -1, 1)

@@ -1,7 +1,7 @@
 """The sums of `shells.Shell` over the sites around each QM atom.
 
-What `Shell` computes with whole arrays of all pairs is done here for the sites within the cutoff of one QM atom, some
-hundred at a time, so that the work stays in the fastest cache.
+What `Shell` computes with whole arrays of all pairs is done here for one QM atom after the other and some hundred sites
+at a time, so that the work stays in the fastest cache.
 """
 
 from __future__ import annotations

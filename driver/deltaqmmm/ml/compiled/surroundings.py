@@ -25,10 +25,10 @@ def shell_tables(functions: SymmetryFunctions) -> tuple[ShellTable, ShellTable]:
 
 
 class NearSites(NamedTuple):
-    """Some sites of B frames, no more than K' of each; what fills up is the first site, without weight.
+    """Some sites of B frames, no more than K' of each; what fills up is the first of all, without weight.
 
     Attributes:
-        places: Their numbers, ascending, shape (B, K').
+        places: Where they are among those that they were picked from, ascending, shape (B, K').
         counts: How many there are, shape (B,).
         positions: Shape (B, K', 3), bohr.
         weights: Shape (B, K').

@@ -57,7 +57,6 @@ class RowTable(NamedTuple):
         raised_by: ... times this, shape (R, 3).
         lowered: d row_r / d d_y is this row, shape (R, 3), ...
         lowered_by: ... times this, shape (R, 3); 0 if it vanishes.
-        n_lower: Rows up to the rank before.
     """
 
     parents: IntArray
@@ -67,7 +66,6 @@ class RowTable(NamedTuple):
     raised_by: FloatArray
     lowered: IntArray
     lowered_by: FloatArray
-    n_lower: int
 
 
 class Sites(NamedTuple):
@@ -200,7 +198,7 @@ def row_table(rank: int) -> RowTable:
         lowered, lowered_by = np.zeros((1, 3), dtype=np.int64), np.zeros((1, 3))
     else:
         lowered, lowered_by = down.argmax(axis=2), down.max(axis=2)
-    return RowTable(parents, along, factors, up.argmax(axis=2), up.max(axis=2), lowered, lowered_by, down.shape[2])
+    return RowTable(parents, along, factors, up.argmax(axis=2), up.max(axis=2), lowered, lowered_by)
 
 
 def site_room(n_sites: int, n_types: int) -> Sites:
