@@ -13,6 +13,9 @@ PYTEST_WORKERS ?= 3
 # Every test process computes on one thread. Three workers on two cores: many tests wait for processes to start and to end.
 SINGLE_THREADED := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 
+# Tests start hundreds of processes: none is to translate our sources anew because the environment forbids to keep that.
+TESTED := $(SINGLE_THREADED) PYTHONDONTWRITEBYTECODE=
+
 DEMO_STAMP := $(VENV)/.installed-demo
 TEST_STAMP := $(VENV)/.installed-test
 
@@ -50,13 +53,13 @@ demo: $(DEMO_STAMP)  ## path-integral MD of uracil in water, end to end (about 3
 	$(BIN)/python examples/uracil_water/demo.py
 
 test: lint types  ## lint, format check, types, import rules, and every test
-	$(SINGLE_THREADED) $(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist worksteal $(PYTEST_FLAGS)
+	$(TESTED) $(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist worksteal $(PYTEST_FLAGS)
 
 test-quick: $(TEST_STAMP)  ## only the tests not marked slow
-	$(SINGLE_THREADED) $(BIN)/python -m pytest -n $(PYTEST_WORKERS) -m "not slow and not physics" $(PYTEST_FLAGS)
+	$(TESTED) $(BIN)/python -m pytest -n $(PYTEST_WORKERS) -m "not slow and not physics" $(PYTEST_FLAGS)
 
 physics: $(TEST_STAMP)  ## the physics of ipi_inputs: simulations of minutes each, against theory and each other
-	$(SINGLE_THREADED) $(BIN)/python -m pytest -m physics tests/physics $(PYTEST_FLAGS)
+	$(TESTED) $(BIN)/python -m pytest -m physics tests/physics $(PYTEST_FLAGS)
 
 lint: $(TEST_STAMP)  ## ruff (lint and format) and import-linter
 	$(BIN)/ruff check .

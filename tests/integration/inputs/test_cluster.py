@@ -156,6 +156,9 @@ def test_the_job_and_its_continuation(work):
             wait_until(lambda: last_step(here.table) >= 4, PATIENCE, "steps")
             for log in (here.folder / "driver-0.log", here.folder / "driver-7-0.log"):
                 wait_until(lambda log=log: log.exists() and "Connected to" in log.read_text(), PATIENCE, log.name)
+            # i-PI has spoken to a driver that is connected when it next asks for forces.
+            connected = last_step(here.table)
+            wait_until(lambda: last_step(here.table) >= connected + 3, PATIENCE, "steps of two drivers")
             first.signal(signal.SIGTERM)
             assert first.wait(PATIENCE) == more.wait(PATIENCE) == 0, (here.folder / "ipi.log").read_text()[-1000:]
     assert "begins with input.xml; 1 drivers" in first.output
