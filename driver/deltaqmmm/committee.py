@@ -127,7 +127,7 @@ class Committee:
             With respect to `qm_positions` (B, n_qm, 3), `mm_positions` (B, K, 3) and `mm_charges` (B, K).
         """
         gradients = self.result.qm_gradients
-        by_qm = torch.from_numpy(np.einsum("cb,cbnx->bnx", weights, _host(gradients))).to(gradients)
+        by_qm = torch.from_numpy(np.einsum("cb,cbnx->bnx", weights, on_host(gradients))).to(gradients)
         by_site, by_charge = self.result.sites.weighted(torch.from_numpy(weights[None]).to(gradients.device))
         return by_qm, by_site[0], by_charge[0]
 
@@ -141,7 +141,7 @@ def combine(result: CommitteeResult, settings: CommitteeSettings) -> Committee:
         result: What the members say.
         settings: What is made of it.
     """
-    energies = _host(result.energies) - settings.energy_offset
+    energies = on_host(result.energies) - settings.energy_offset
     base = settings.energy_offset if settings.include_offset else 0.0
     n_members = len(energies)
     mean = energies.mean(axis=0)
@@ -251,8 +251,8 @@ def force_spreads(result: CommitteeResult) -> FloatArray | None:
         return None
     # Sums of squared deviations from the mean are sums of squared contrasts, of which there is one less than members.
     contrasts = _contrasts(n_members)
-    largest = _largest(np.tensordot(contrasts, _host(result.qm_gradients), axes=1))
-    near = _host(result.sites.near(NEAR, torch.from_numpy(contrasts).to(result.qm_gradients.device)))
+    largest = _largest(np.tensordot(contrasts, on_host(result.qm_gradients), axes=1))
+    near = on_host(result.sites.near(NEAR, torch.from_numpy(contrasts).to(result.qm_gradients.device)))
     if near.shape[2] > 0:
         largest = np.maximum(largest, _largest(near))
     spreads: FloatArray = np.sqrt(largest / (n_members - 1))
@@ -275,5 +275,6 @@ def _contrasts(count: int) -> FloatArray:
     return rows
 
 
-def _host(tensor: Tensor) -> FloatArray:
+def on_host(tensor: Tensor) -> FloatArray:
+    """The numbers of a tensor, wherever it is."""
     return np.asarray(tensor.detach().cpu().numpy(), dtype=np.float64)

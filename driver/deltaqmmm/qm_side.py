@@ -27,6 +27,7 @@ from deltaqmmm.committee import (
     combine,
     force_spreads,
     member_deviations,
+    on_host,
 )
 from deltaqmmm.embedding import EmbeddedFrames
 from deltaqmmm.errors import DeltaqmmmError, DeviceMemoryError
@@ -202,8 +203,8 @@ class QMSide:
             start = time.perf_counter()
             qm = self._qm.evaluate(frames.qm_positions.detach(), frames.potentials.detach())
             by_qm, by_potential = qm.gradients, qm.charges
-            terms["dftb"] = _numpy(qm.energies)
-            extras["qm_charges"], extras["qm_dipole"] = _numpy(qm.charges), self._dipoles(frames, qm)
+            terms["dftb"] = on_host(qm.energies)
+            extras["qm_charges"], extras["qm_dipole"] = on_host(qm.charges), self._dipoles(frames, qm)
             extras["scc_iterations"] = qm.iterations.cpu().numpy()
             seconds["dftb"] = time.perf_counter() - start
         if self._correction is not None:
@@ -218,16 +219,16 @@ class QMSide:
             seconds["correction"] = time.perf_counter() - start
         start = time.perf_counter()
         gradients, by_strain = back(by_qm, by_site, by_charge, by_potential)
-        forces = _numpy(gradients)
+        forces = on_host(gradients)
         np.negative(forces, out=forces)
-        strain_derivatives = None if by_strain is None else _numpy(by_strain)
+        strain_derivatives = None if by_strain is None else on_host(by_strain)
         seconds["embedding"] += time.perf_counter() - start
         return QMSideResult(forces, strain_derivatives, terms, extras, members, seconds)
 
     def _dipoles(self, frames: EmbeddedFrames, qm: QMResult) -> FloatArray:
         """About the centre of mass, shape (B, 3): that of a charged region would change as it moves through the box."""
-        charges = _numpy(qm.charges).sum(axis=1, keepdims=True)
-        dipoles: FloatArray = _numpy(qm.dipoles) - charges * (self._mass_shares @ _numpy(frames.qm_positions))
+        charges = on_host(qm.charges).sum(axis=1, keepdims=True)
+        dipoles: FloatArray = on_host(qm.dipoles) - charges * (self._mass_shares @ on_host(frames.qm_positions))
         return dipoles
 
     def _correct(self, correction: Correction, frames: EmbeddedFrames) -> Committee:
@@ -293,7 +294,3 @@ def _spread_extras(committee: Committee) -> dict[str, npt.NDArray[np.generic]]:
     if committee.scales is not None:
         extras["correction_scale"] = committee.scales
     return extras
-
-
-def _numpy(tensor: Tensor) -> FloatArray:
-    return np.asarray(tensor.detach().cpu().numpy(), dtype=np.float64)

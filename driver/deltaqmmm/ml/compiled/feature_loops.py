@@ -218,9 +218,9 @@ def _pull_back_shell(
 
 @inlined("contract")
 def _pull_back_products(table: FeatureTable, slopes: FloatArray, sums: FloatArray, found: FloatArray) -> int:
-    """Fill in derivatives by the sums of directions (E, F' R, 4) from those by their products, and say how many.
+    """Fill in derivatives by the sums of directions from those by their products (F, 4); how many products there are.
 
-    From the first row on, of the sums (E, Q) and of what is found.
+    The sums of directions are the last F' R among the sums (E, Q), and among what is found (E, Q, 4).
     """
     pair, n_elements, n_sums, n_radial = 0, sums.shape[0], table.products.shape[1], table.n_radial
     n_rows = table.rank_starts[len(table.rank_starts) - 1]

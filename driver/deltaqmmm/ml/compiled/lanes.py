@@ -1,7 +1,7 @@
 """Derivatives of several members' energies side by side.
 
-What leads from features back to positions is the same for all members. Their numbers lie next to each other, in the
-last axis, of four: each part of the way is found once for all of them.
+What leads from features back to positions is the same for all C members. Their numbers lie next to each other, in the
+last axis, of four, with the G groups of four in the first one: each part of the way is found once for all of a group.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ class NearSites(NamedTuple):
     """Some sites of B frames, no more than K' of each; what fills up is the first of all, without weight.
 
     Attributes:
-        places: Where they are among those that they were picked from, ascending, shape (B, K').
+        places: Where they are among those they were picked from, ascending and filled up with zeros, shape (B, K').
         counts: How many there are, shape (B,).
         positions: Shape (B, K', 3), bohr.
         weights: Shape (B, K').
@@ -192,6 +192,7 @@ def near_sites(qm: FloatArray, mm: FloatArray, distance: float) -> tuple[IntArra
 
 
 def _picked(places: IntArray, counts: IntArray, mm: FloatArray, weights: FloatArray, types: IntArray) -> NearSites:
+    """The first sites of those at some places (B, ...), as many as the counts (B,) say."""
     shape = places.shape[0], int(counts.max(initial=0))
     near = NearSites(
         places=np.empty(shape, dtype=np.int64),
