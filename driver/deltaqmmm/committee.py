@@ -105,8 +105,9 @@ class Committee:
         scales: s of the fading, shape (B,); None without fading.
         energy_spreads: Sample standard deviation of the members' energies, shape (B,), hartree; None for one member.
         weights: dE/dE_m, shape (C, B).
-        member_energies: The members, faded as their mean is (which makes E their mean), shape (C, B), hartree.
-        member_weights: How each of these depends on the members' energies: d(member m)/dE_k, shape (C, C, B).
+        own: The members' energies without the constant part of all, shape (C, B), hartree.
+        base: What of that part is in the energies, hartree.
+        scale_gradients: ds/dE_m, shape (C, B), 1/hartree; None without fading.
     """
 
     result: CommitteeResult
@@ -114,8 +115,23 @@ class Committee:
     scales: FloatArray | None
     energy_spreads: FloatArray | None
     weights: FloatArray
-    member_energies: FloatArray
-    member_weights: FloatArray
+    own: FloatArray
+    base: float
+    scale_gradients: FloatArray | None
+
+    @property
+    def member_energies(self) -> FloatArray:
+        """The members, faded as their mean is (which makes E their mean), shape (C, B), hartree."""
+        return self.base + (self.own if self.scales is None else self.scales * self.own)
+
+    @property
+    def member_weights(self) -> FloatArray:
+        """How each of these depends on the members' energies: d(member m)/dE_k, shape (C, C, B)."""
+        identity = np.eye(len(self.own))[..., None]
+        if self.scales is None or self.scale_gradients is None:
+            return np.broadcast_to(identity, (*identity.shape[:2], self.own.shape[1]))
+        found: FloatArray = self.scales * identity + self.own[:, None] * self.scale_gradients[None]
+        return found
 
     def seeds(self, weights: FloatArray) -> tuple[Tensor, Tensor, Tensor]:
         """Partial gradients of sum_m weights_m E_m.
@@ -148,23 +164,14 @@ def combine(result: CommitteeResult, settings: CommitteeSettings) -> Committee:
     deviations = energies - mean
     spreads = np.sqrt(np.square(deviations).sum(axis=0) / (n_members - 1)) if n_members > 1 else None
     uniform = np.full_like(energies, 1.0 / n_members)
-    identity = np.eye(n_members)[..., None]
     if settings.fade is None or spreads is None:
-        member_weights = np.broadcast_to(identity, (*identity.shape[:2], energies.shape[1]))
-        return Committee(result, base + mean, None, spreads, uniform, base + energies, member_weights)
+        return Committee(result, base + mean, None, spreads, uniform, energies, base, None)
     scales, slopes = settings.fade.scale(spreads)
     # Where the spread is zero the slope is zero too: any finite number does for the quotient.
     safe = np.where(spreads > 0.0, spreads, 1.0)
-    scale_gradients = slopes * deviations / ((n_members - 1) * safe)
-    return Committee(
-        result=result,
-        energies=base + scales * mean,
-        scales=scales,
-        energy_spreads=spreads,
-        weights=scales * uniform + mean * scale_gradients,
-        member_energies=base + scales * energies,
-        member_weights=scales * identity + energies[:, None] * scale_gradients[None],
-    )
+    gradients = slopes * deviations / ((n_members - 1) * safe)
+    weights = scales * uniform + mean * gradients
+    return Committee(result, base + scales * mean, scales, spreads, weights, energies, base, gradients)
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,9 @@
 
 Trains one network for each number of training frames and each MM cutoff, Delta and direct, on `train.h5`, and judges
 them on `test.h5`; and one, Delta, for each other choice of what tells MM sites apart, and of the functions over MM
-sites. All but the last see sums of Gaussians over the MM sites, which were the default when the study was made. What is
-done is kept in `study_PART.json`, so that an interrupted study goes on. Ends with three tables (`study.md`) and two
-figures. On all frames training takes half of the epochs of the committees that are shipped, on fewer frames more, up to
-four times as many.
+sites. What is done is kept in `study_PART.json`, so that an interrupted study goes on. Ends with three tables
+(`study.md`) and two figures. On all frames training takes half of the epochs of the committees that are shipped, on
+fewer frames more, up to four times as many.
 
     python study.py direct types functions &  # beside it on another core
     python study.py Delta
@@ -39,8 +38,8 @@ FRAMES = (30, 60, 120, 240)  # and all
 CUTOFFS = (4.0, 6.0, 9.0, 14.0)
 TYPES = ("none", "charge")  # mm_type_by and mm_weight of box/config.toml
 OTHER_TYPES = (("element", "charge"), ("element", "count"), ("none", "count"))
-GAUSSIANS = (3, 6)  # mm_radial_functions and mm_near_radial_functions
-OTHER_FUNCTIONS = ((0, 6), (0, 4))  # without Gaussians over all sites there are their potential and field
+GAUSSIANS = (0, 4)  # mm_radial_functions and mm_near_radial_functions of box/config.toml
+OTHER_FUNCTIONS = ((0, 6), (3, 6))  # without Gaussians over all sites there are their potential and field
 OPTIONS = ("mm_type_by", "mm_weight", "mm_radial_functions", "mm_near_radial_functions")
 COLUMNS = ("energy", "qm_gradients", "near_mm_gradients", "mm_gradients")
 

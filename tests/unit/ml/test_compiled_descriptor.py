@@ -184,8 +184,9 @@ def test_near_sites_that_only_the_outermost_atom_sees(spread):
 @pytest.mark.parametrize("n_types", [1, 2])
 @pytest.mark.parametrize("n_sites", [0, 1, 30])
 @pytest.mark.parametrize("distance", [3.0, 5.0, 100.0])
-def test_surroundings(n_types, n_sites, distance):
-    functions = small_functions()
+@pytest.mark.parametrize("n_members", [2, MEMBERS + 1])
+@each_case
+def test_surroundings(functions, n_types, n_sites, distance, n_members):
     qm, mm, weights, sites = make_frames(n_frames=3, n_sites=max(n_sites, 1), seed=3)
     types = (sites % n_types)[:, :n_sites]
     mm, weights = mm[:, :n_sites], weights[:, :n_sites]
@@ -201,12 +202,13 @@ def test_surroundings(n_types, n_sites, distance):
         for found, other in zip(getattr(around, name), getattr(expected, name)(), strict=True):
             assert found.shape == other.shape
             assert_equal(found, other)
-    gradients = [drawn(2, *tensor.shape, seed=seed) for seed, tensor in enumerate(expected.moments())]
+    gradients = [drawn(n_members, *tensor.shape, seed=seed) for seed, tensor in enumerate(expected.moments())]
     given = [tensor.numpy() for tensor in gradients]
     for found, other in zip(around.pull_back(*given), expected.pull_back(*gradients), strict=True):
         assert found.shape == other.shape
         assert_equal(found, other)
-    found, others = around.pull_back_near(*given, distance), expected.pull_back_near(*gradients, distance)
+    others = expected.pull_back_near(*gradients, distance)
+    found = by_member(around.pull_back_near(*map(in_groups, given), distance), n_members)
     assert found.shape == others.shape
     assert n_sites < 30 or found.shape[2] > 2
     # Ours are in the order of the sites, and the other ones in that of their distances.

@@ -2,8 +2,8 @@
 
 They do for some sites and one QM atom what `shell_sums` and `shell_pull_back` do with other functions, each in one
 pass: with the window f = (1 - (r / r_c)^6)^3 within the cutoff and 0 beyond, g = f / r for the sums of 1, and
-h = f / r^3 for those of the components; lengths in bohr. No site is left out: for QM regions of 12 and of 49 atoms, to
-find those within the cutoff takes longer than to compute all.
+h = f / r^3 for those of the components; lengths in bohr. Beyond those that are left out many at a time
+(`site_loops.part_around`) none is: to find those within the cutoff takes longer than to compute all.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from typing import NamedTuple
 import numpy as np
 
 from deltaqmmm.jit import inlined, inverse_root
+from deltaqmmm.ml.compiled.lanes import MEMBERS
+from deltaqmmm.ml.compiled.rooms import kept
 from deltaqmmm.ml.compiled.site_loops import clear
 from deltaqmmm.ml.compiled.tables import ShellTable, Sites
 from deltaqmmm.ml.functions import CLOSEST, COULOMB, KINDS
@@ -22,6 +24,8 @@ PAIRS = 256
 """Sites at a time."""
 
 _X, _Y, _Z, _BY_X, _BY_Y, _BY_Z, _BY_W, _N_ROWS = 0, PAIRS, 2 * PAIRS, 3 * PAIRS, 4 * PAIRS, 5 * PAIRS, 6 * PAIRS, 7
+_FIRST, _SECOND, _THIRD, _FOURTH = _BY_X, 6 * PAIRS, 9 * PAIRS, 12 * PAIRS
+_N_MEMBER_ROWS = 3 + 3 * MEMBERS
 _KIND = KINDS.index(COULOMB.kind)
 
 
@@ -29,7 +33,8 @@ class CoulombRoom(NamedTuple):
     """Room for some sites.
 
     Attributes:
-        rows: Positions, and derivatives by them and by the weights, shape (7, `PAIRS`).
+        rows: Positions, and derivatives by them and by the weights, shape (7, `PAIRS`); or positions, and derivatives
+            of four members by them, shape (15, `PAIRS`).
         flat: The same numbers in one row. Where the places of rows are known when loops are compiled, it is certain
             that what is written is not read later: otherwise pair after pair is done.
     """
@@ -38,10 +43,21 @@ class CoulombRoom(NamedTuple):
     flat: FloatArray
 
 
+@kept
 def coulomb_room() -> CoulombRoom:
-    """Allocated here: in the compiled loops it would take seconds to compile."""
-    flat = np.zeros(_N_ROWS * PAIRS)
-    return CoulombRoom(flat.reshape(_N_ROWS, PAIRS), flat)
+    """Room for one energy; kept."""
+    return _room(_N_ROWS)
+
+
+@kept
+def member_room() -> CoulombRoom:
+    """Room for members; kept."""
+    return _room(_N_MEMBER_ROWS)
+
+
+def _room(n_rows: int) -> CoulombRoom:
+    flat = np.zeros(n_rows * PAIRS)
+    return CoulombRoom(flat.reshape(n_rows, PAIRS), flat)
 
 
 def is_coulomb(table: ShellTable) -> bool:
@@ -60,9 +76,9 @@ def _radial_parts(scale: float, squared: float) -> tuple[float, float, float, fl
     square = inside * inside
     root = inverse_root(max(squared, CLOSEST))
     inverse = root * root
-    cube, window, slope = root * inverse, square * inside, -9.0 * scale * power * square
-    part = inverse * window
-    return root * window, cube * window, root * (slope - 0.5 * part), cube * (slope - 1.5 * part)
+    first, slope = root * (square * inside), root * (-9.0 * scale * power * square)
+    second = first * inverse
+    return first, second, slope - 0.5 * second, inverse * (slope - 1.5 * second)
 
 
 @inlined("contract", "reassoc", "nsz")
@@ -121,15 +137,18 @@ def load_coulomb(sites: Sites, begin: int, end: int, room: CoulombRoom) -> None:
     for y in range(3):
         for site in range(end - begin):
             room.rows[y, site] = sites.table[y, begin + site]
-    clear(room.rows[3:], 4, end - begin)
+    clear(room.rows[3:], len(room.rows) - 3, end - begin)
 
 
 @inlined("contract", "reassoc", "nsz")
 def pull_back_coulomb(
-    scale: float, centre: FloatArray, gradients: FloatArray, kind: int, size: int, room: CoulombRoom
+    scale: float, centre: FloatArray, gradients: FloatArray, kind: int, places: tuple[int, int], room: CoulombRoom
 ) -> None:
-    """Add derivatives by sites, without their weights, and by weights, from those by the moments (4, T) of one atom."""
-    work = room.flat
+    """Add derivatives by sites, without their weights, and by weights, from those by the moments (4, T) of one atom.
+
+    Those are taken that have places in the room between two.
+    """
+    work, size = room.flat[places[0] :], places[1] - places[0]
     a, b, c = centre[0], centre[1], centre[2]
     first, p, q, r = gradients[0, kind], gradients[1, kind], gradients[2, kind], gradients[3, kind]
     # Known to be no more, places are known not to be negative.
@@ -155,3 +174,46 @@ def give_sites(
             for y in range(3):
                 by_site[site, y] += weight * room.rows[3 + y, place]
             by_weight[site] += room.rows[6, place]
+
+
+@inlined("contract", "reassoc", "nsz")
+def pull_back_members(
+    scale: float, centre: FloatArray, given: FloatArray, places: tuple[int, int], room: CoulombRoom
+) -> None:
+    """Likewise derivatives of four members by sites, from those by the moments of one atom and type (4, 4)."""
+    work, size = room.flat[places[0] :], places[1] - places[0]
+    a, b, c = centre[0], centre[1], centre[2]
+    f0, p0, q0, r0 = given[0, 0], given[1, 0], given[2, 0], given[3, 0]
+    f1, p1, q1, r1 = given[0, 1], given[1, 1], given[2, 1], given[3, 1]
+    f2, p2, q2, r2 = given[0, 2], given[1, 2], given[2, 2], given[3, 2]
+    f3, p3, q3, r3 = given[0, 3], given[1, 3], given[2, 3], given[3, 3]
+    for site in range(min(size, PAIRS)):
+        x, y, z = work[_X + site] - a, work[_Y + site] - b, work[_Z + site] - c
+        _, other, own_slope, other_slope = _radial_parts(scale, x * x + y * y + z * z)
+        twice = 2.0 * (f0 * own_slope + (p0 * x + (q0 * y + r0 * z)) * other_slope)
+        work[_FIRST + site] += other * p0 + twice * x
+        work[_FIRST + PAIRS + site] += other * q0 + twice * y
+        work[_FIRST + 2 * PAIRS + site] += other * r0 + twice * z
+        twice = 2.0 * (f1 * own_slope + (p1 * x + (q1 * y + r1 * z)) * other_slope)
+        work[_SECOND + site] += other * p1 + twice * x
+        work[_SECOND + PAIRS + site] += other * q1 + twice * y
+        work[_SECOND + 2 * PAIRS + site] += other * r1 + twice * z
+        twice = 2.0 * (f2 * own_slope + (p2 * x + (q2 * y + r2 * z)) * other_slope)
+        work[_THIRD + site] += other * p2 + twice * x
+        work[_THIRD + PAIRS + site] += other * q2 + twice * y
+        work[_THIRD + 2 * PAIRS + site] += other * r2 + twice * z
+        twice = 2.0 * (f3 * own_slope + (p3 * x + (q3 * y + r3 * z)) * other_slope)
+        work[_FOURTH + site] += other * p3 + twice * x
+        work[_FOURTH + PAIRS + site] += other * q3 + twice * y
+        work[_FOURTH + 2 * PAIRS + site] += other * r3 + twice * z
+
+
+@inlined("contract")
+def give_members(sites: Sites, begin: int, end: int, room: CoulombRoom, by_site: FloatArray) -> None:
+    """Add what was found to the derivatives of four members by the sites (K, 3, 4)."""
+    for place in range(end - begin):
+        site, weight = sites.numbers[begin + place], sites.table[3, begin + place]
+        if site >= 0:
+            for y in range(3):
+                for lane in range(MEMBERS):
+                    by_site[site, y, lane] += weight * room.rows[3 + 3 * lane + y, place]

@@ -131,9 +131,8 @@ class PartDerivatives:
 
     def near(self, distance: float, weights: FloatArray) -> FloatArray:
         """See `SiteDerivatives`."""
-        for_frames = np.broadcast_to(weights[:, :, None], (*weights.shape, len(self.factors)))
-        outer, inner = (weighted_sums(for_frames, gradients) for gradients in self.by_moment)
-        return self.around.pull_back_near(outer, inner, distance)
+        found = by_member(self.around.pull_back_near(*self.by_moment, distance), weights.shape[1])
+        return np.tensordot(weights, found, axes=1)
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from deltaqmmm.jit import Kernel, inlined
-from deltaqmmm.ml.compiled.lanes import MEMBERS, add, clear_rows, put
+from deltaqmmm.ml.compiled.lanes import MEMBERS, add, add_times, clear_rows, lanes, put, zeros
 from deltaqmmm.ml.compiled.tables import RowTable, row_table
 from deltaqmmm.ml.features import n_features
 from deltaqmmm.ml.functions import SymmetryFunctions
@@ -23,8 +23,8 @@ class FeatureTable(NamedTuple):
         n_features: Their number.
         n_radial: Radial functions over QM neighbours, F.
         rank_starts: Where the monomials of directions of each rank from 1 on start, and where they end.
-        products: For each pair of elements and each of the F' R monomials of directions, in which feature their product
-            is, shape (E (E + 1) / 2, F' R); 0 for the monomials of rank 0, which are in none.
+        products: For two elements and each of the F' R monomials of directions, in which feature their product is,
+            shape (E, E, F' R); -1 for the monomials of rank 0, which are in none.
         rows: How monomials of vectors are made of each other, up to rank 2 or higher.
     """
 
@@ -38,18 +38,20 @@ class FeatureTable(NamedTuple):
 def feature_table(functions: SymmetryFunctions, n_elements: int, n_types: int) -> FeatureTable:
     """Make the table for E elements and T types of MM sites."""
     starts = [first_row(rank) for rank in range(1, functions.angular_order + 2)]
-    n_pairs, n_radial = n_elements * (n_elements + 1) // 2, len(functions.qm_radial)
-    products = np.zeros((n_pairs, len(functions.angular_radial), starts[-1]), dtype=np.int64)
+    n_radial, n_angular = len(functions.qm_radial), len(functions.angular_radial)
+    first, second = np.triu_indices(n_elements)
+    products = np.full((n_elements, n_elements, n_angular, starts[-1]), -1, dtype=np.int64)
     place = n_radial * n_elements
     for start, stop in pairwise(starts):
-        for index in range(len(functions.angular_radial)):
-            products[:, index, start:stop] = place + np.arange(n_pairs)[:, None]
-            place += n_pairs
+        for index in range(n_angular):
+            own = place + np.arange(len(first))[:, None]
+            products[first, second, index, start:stop] = products[second, first, index, start:stop] = own
+            place += len(first)
     return FeatureTable(
         n_features(functions, n_elements, n_types),
         n_radial,
         np.array(starts),
-        products.reshape(n_pairs, -1),
+        products.reshape(n_elements, n_elements, -1),
         row_table(2),
     )
 
@@ -178,7 +180,7 @@ def _pull_back_shell(
         for kind in range(n_kinds):
             place = index * n_kinds + kind
             _vector_rows(table, sums, index, kind, rows)
-            put(found[index, 0], kind, slopes, start + place)
+            put(found[index, 0], kind, lanes(slopes, start + place))
             # By the components of the vector.
             clear_rows(parts, 0, 3)
             for element in range(len(directions)):
@@ -198,20 +200,20 @@ def _pull_back_shell(
                     clear_rows(parts, 3, 5)
                     # Rows xx, yy and zz.
                     if row == 4 or row == 7 or row == 9:
-                        put(parts, 4, slopes, traces + place)
+                        put(parts, 4, lanes(slopes, traces + place))
                     for element in range(len(directions)):
                         square = squares + 2 * (element * n_linear + index * n_kinds) + kind
                         add(parts, 3, directions[element, row], slopes, square + n_kinds)
                         add(parts, 4, directions[element, row], slopes, square)
                         add(by_directions[element], row, rows[0, row], slopes, square + n_kinds)
                         add(by_directions[element], row, rows[1, row], slopes, square)
-                    put(found[index, row], kind, parts, 4)
+                    put(found[index, row], kind, lanes(parts, 4))
                     for y in range(3):
                         # Where the derivative vanishes, the row that is named is the first one, which is not filled in.
                         if table.lowered_by[row, y] != 0.0:
                             add(parts, y, table.lowered_by[row, y] * rows[0, table.lowered[row, y]], parts, 3)
             for y in range(3):
-                put(found[index, 1 + y], kind, parts, y)
+                put(found[index, 1 + y], kind, lanes(parts, y))
     after: int = squares if n_sums == 4 else traces + n_linear
     return after
 
@@ -222,20 +224,17 @@ def _pull_back_products(table: FeatureTable, slopes: FloatArray, sums: FloatArra
 
     The sums of directions are the last F' R among the sums (E, Q), and among what is found (E, Q, 4).
     """
-    pair, n_elements, n_sums, n_radial = 0, sums.shape[0], table.products.shape[1], table.n_radial
+    n_elements, n_sums, n_radial = sums.shape[0], table.products.shape[2], table.n_radial
     n_rows = table.rank_starts[len(table.rank_starts) - 1]
     for element in range(n_elements):
-        clear_rows(found[element], n_radial, n_radial + n_sums)
-    for element in range(n_elements):
-        for other in range(element, n_elements):
-            for start in range(0, n_sums, n_rows):
-                # The monomials of rank 0 are in no product.
-                for row in range(start + 1, start + n_rows):
-                    place, own = table.products[pair, row], n_radial + row
-                    add(found[element], own, sums[other, own], slopes, place)
-                    add(found[other], own, sums[element, own], slopes, place)
-            pair += 1
-    count: int = pair * (len(table.rank_starts) - 1) * (n_sums // n_rows)
+        for row in range(n_sums):
+            total, own = zeros(), n_radial + row
+            if table.products[element, element, row] >= 0:
+                for other in range(n_elements):
+                    factor = 2.0 * sums[other, own] if other == element else sums[other, own]
+                    total = add_times(total, factor, lanes(slopes, table.products[element, other, row]))
+            put(found[element], own, total)
+    count: int = n_elements * (n_elements + 1) // 2 * (len(table.rank_starts) - 1) * (n_sums // n_rows)
     return count
 
 
@@ -263,7 +262,7 @@ def _fill_moment_gradients(
                 place = 0
                 for index in range(n_radial):
                     for element in range(n_elements):
-                        put(found[element], index, given, place)
+                        put(found[element], index, lanes(given, place))
                         place += 1
                 place += _pull_back_products(table, given, sums, found)
                 directions = sums[:, n_radial : n_radial + n_rows]

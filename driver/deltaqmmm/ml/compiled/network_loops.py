@@ -11,11 +11,14 @@ from deltaqmmm.jit import Kernel, inlined, keep_blas_on_one_thread
 from deltaqmmm.ml.compiled.arrays import array
 from deltaqmmm.ml.compiled.lanes import MEMBERS, n_groups
 from deltaqmmm.ml.compiled.radial_loops import exponential
+from deltaqmmm.ml.compiled.rooms import kept
 from deltaqmmm.ml.network import ElementNetworks, InferenceNetwork
 from deltaqmmm.results import FloatArray, IntArray
 
 CHUNK = 256
 """Numbers at a time in the activation."""
+ROWS = 64
+"""Atoms at a time: what is known of them stays in a fast cache."""
 
 
 class ElementTable(NamedTuple):
@@ -41,7 +44,7 @@ class ElementTable(NamedTuple):
 
 
 class NetworkRoom(NamedTuple):
-    """Room for the networks of one element and N rows: its atoms in all frames.
+    """Room for the networks of one element and N rows: some of its atoms in all frames.
 
     Attributes:
         features: Shape (N, F).
@@ -49,7 +52,7 @@ class NetworkRoom(NamedTuple):
         bends: Derivatives of the bounded inputs by the inputs, shape (N, I).
         layers: Outputs of each layer, after the activation, shape (C, N, outputs).
         by_layer: Derivatives of the activation, then those of the energies by what goes into it, likewise.
-        by_input: Derivatives by the inputs, shape (C, N, I).
+        by_input: Derivatives by the inputs, shape (C N, I).
         by_feature: Derivatives by the features, shape (C N, F).
         chunk: For the activation, shape (2, `CHUNK`).
     """
@@ -65,12 +68,17 @@ class NetworkRoom(NamedTuple):
 
 
 def network_room(table: ElementTable, n_frames: int) -> NetworkRoom:
-    """Allocated here: in the compiled loops it would take seconds to compile."""
+    """Room for the atoms of one element in some frames."""
+    widths = tuple(weights.shape[2] for weights in table.weights)
+    n_rows = min(n_frames * len(table.atoms), ROWS)
     n_features, n_inputs = table.transform.shape
-    n_rows, n_members = n_frames * len(table.atoms), len(table.weights[0])
+    return _network_room(n_rows, len(table.weights[0]), n_features, n_inputs, widths)
 
+
+@kept
+def _network_room(n_rows: int, n_members: int, n_features: int, n_inputs: int, widths: tuple[int, ...]) -> NetworkRoom:
     def by_layer() -> tuple[FloatArray, ...]:
-        return tuple(np.empty((n_members, n_rows, weights.shape[2])) for weights in table.weights)
+        return tuple(np.empty((n_members, n_rows, width)) for width in widths)
 
     return NetworkRoom(
         features=np.empty((n_rows, n_features)),
@@ -78,7 +86,7 @@ def network_room(table: ElementTable, n_frames: int) -> NetworkRoom:
         bends=np.empty((n_rows, n_inputs)),
         layers=by_layer(),
         by_layer=by_layer(),
-        by_input=np.empty((n_members, n_rows, n_inputs)),
+        by_input=np.empty((n_members * n_rows, n_inputs)),
         by_feature=np.empty((n_members * n_rows, n_features)),
         chunk=np.empty((2, CHUNK)),
     )
@@ -127,6 +135,72 @@ def _multiply(left: FloatArray, right: FloatArray) -> None:
             left[row, column] *= right[row, column]
 
 
+@inlined("contract")
+def _load_features(table: ElementTable, features: FloatArray, begin: int, found: FloatArray) -> None:
+    """Fill in the features of some atoms (N, F), without their means."""
+    n_own = len(table.atoms)
+    for row in range(len(found)):
+        given, own = features[(begin + row) // n_own, table.atoms[(begin + row) % n_own]], found[row]
+        for column in range(len(own)):
+            own[column] = given[column] - table.mean[column]
+
+
+@inlined("contract")
+def _give_slopes(table: ElementTable, by_feature: FloatArray, begin: int, n_members: int, slopes: FloatArray) -> None:
+    """Fill in the derivatives by the features of some atoms from those of each member (C N, F)."""
+    n_own, n_rows = len(table.atoms), len(by_feature) // n_members
+    for row in range(n_rows):
+        frame, atom = (begin + row) // n_own, table.atoms[(begin + row) % n_own]
+        for group in range(len(slopes)):
+            found, first = slopes[group, frame, atom], group * MEMBERS
+            # All of a group at once: what is found is too much for a fast cache.
+            for lane in range(min(MEMBERS, n_members - first), MEMBERS):
+                for column in range(len(found)):
+                    found[column, lane] = 0.0
+            if first + MEMBERS <= n_members:
+                a, b = by_feature[first * n_rows + row], by_feature[(first + 1) * n_rows + row]
+                c, d = by_feature[(first + 2) * n_rows + row], by_feature[(first + 3) * n_rows + row]
+                for column in range(len(found)):
+                    found[column, 0], found[column, 1] = a[column], b[column]
+                    found[column, 2], found[column, 3] = c[column], d[column]
+                continue
+            for lane in range(n_members - first):
+                own = by_feature[(first + lane) * n_rows + row]
+                for column in range(len(found)):
+                    found[column, lane] = own[column]
+
+
+@inlined("contract")
+def _evaluate_rows(
+    table: ElementTable, features: FloatArray, begin: int, count: int, energies: FloatArray, room: NetworkRoom
+) -> None:
+    """Add the energies of some atoms, and fill in their derivatives by the features in the room."""
+    n_own, n_hidden, n_members = len(table.atoms), len(table.weights) - 1, len(energies)
+    own, inputs, bends = room.features[:count], room.inputs[:count], room.bends[:count]
+    _load_features(table, features, begin, own)
+    np.dot(own, table.transform, inputs)
+    _bound(table.reach, table.scale, inputs, bends)
+    for member in range(n_members):
+        np.dot(inputs, table.weights[0][member], room.layers[0][member][:count])
+        for layer in range(n_hidden):
+            values, slopes = room.layers[layer][member][:count], room.by_layer[layer][member][:count]
+            _activate(table.biases[layer][member], values, slopes, room.chunk)
+            np.dot(values, table.weights[layer + 1][member], room.layers[layer + 1][member][:count])
+        last, bias = room.layers[n_hidden][member][:count], table.biases[n_hidden][member, 0]
+        for row in range(count):
+            energies[member, (begin + row) // n_own] += table.scale * (last[row, 0] + bias)
+        room.by_layer[n_hidden][member][:count] = 1.0
+        for layer in range(n_hidden, 0, -1):
+            # The outputs of the layer before are of no more use.
+            back = room.layers[layer - 1][member][:count]
+            np.dot(room.by_layer[layer][member][:count], table.weights[layer][member].T, back)
+            _multiply(room.by_layer[layer - 1][member][:count], back)
+        by_input = room.by_input[member * count : (member + 1) * count]
+        np.dot(room.by_layer[0][member][:count], table.weights[0][member].T, by_input)
+        _multiply(by_input, bends)
+    np.dot(room.by_input[: n_members * count], table.transform.T, room.by_feature[: n_members * count])
+
+
 @Kernel
 def evaluate_element(
     table: ElementTable, features: FloatArray, energies: FloatArray, slopes: FloatArray, room: NetworkRoom
@@ -140,41 +214,11 @@ def evaluate_element(
         slopes: Those of the atoms of the element are filled in, shape (G, B, n, F, 4); see `lanes`.
         room: For B frames.
     """
-    n_frames, n_own, n_hidden = len(features), len(table.atoms), len(table.weights) - 1
-    for frame in range(n_frames):
-        for place in range(n_own):
-            row, given = room.features[frame * n_own + place], features[frame, table.atoms[place]]
-            for column in range(len(table.mean)):
-                row[column] = given[column] - table.mean[column]
-    np.dot(room.features, table.transform, room.inputs)
-    _bound(table.reach, table.scale, room.inputs, room.bends)
-    for member in range(len(energies)):
-        np.dot(room.inputs, table.weights[0][member], room.layers[0][member])
-        for layer in range(n_hidden):
-            values, bends = room.layers[layer][member], room.by_layer[layer][member]
-            _activate(table.biases[layer][member], values, bends, room.chunk)
-            np.dot(values, table.weights[layer + 1][member], room.layers[layer + 1][member])
-        last, bias = room.layers[n_hidden][member], table.biases[n_hidden][member, 0]
-        for row in range(len(last)):
-            energies[member, row // n_own] += table.scale * (last[row, 0] + bias)
-        room.by_layer[n_hidden][member][:] = 1.0
-        for layer in range(n_hidden, 0, -1):
-            # The outputs of the layer before are of no more use.
-            back = room.layers[layer - 1][member]
-            np.dot(room.by_layer[layer][member], table.weights[layer][member].T, back)
-            _multiply(room.by_layer[layer - 1][member], back)
-        np.dot(room.by_layer[0][member], table.weights[0][member].T, room.by_input[member])
-        _multiply(room.by_input[member], room.bends)
-    rows = room.by_input.reshape(len(energies) * n_frames * n_own, len(table.reach))
-    np.dot(rows, table.transform.T, room.by_feature)
-    for member in range(len(energies)):
-        group, lane = member // MEMBERS, member % MEMBERS
-        for frame in range(n_frames):
-            for place in range(n_own):
-                row = room.by_feature[(member * n_frames + frame) * n_own + place]
-                found = slopes[group, frame, table.atoms[place]]
-                for column in range(len(row)):
-                    found[column, lane] = row[column]
+    n_rows, n_members = len(features) * len(table.atoms), len(energies)
+    for begin in range(0, n_rows, ROWS):
+        count = min(ROWS, n_rows - begin)
+        _evaluate_rows(table, features, begin, count, energies, room)
+        _give_slopes(table, room.by_feature[: n_members * count], begin, n_members, slopes)
     return True
 
 
@@ -201,7 +245,7 @@ class CompiledNetwork:
         """
         n_frames = len(features)
         energies = np.zeros((self.n_members, n_frames))
-        slopes = np.zeros((n_groups(self.n_members), *features.shape, MEMBERS))
+        slopes = np.empty((n_groups(self.n_members), *features.shape, MEMBERS))
         for table in self._tables:
             evaluate_element(table, features, energies, slopes, network_room(table, n_frames))
         return energies, slopes

@@ -19,7 +19,7 @@ from deltaqmmm.ml.compiled.coulomb_loops import (
 )
 from deltaqmmm.ml.compiled.lanes import MEMBERS, add
 from deltaqmmm.ml.compiled.radial_loops import multiply_rows, radial_functions
-from deltaqmmm.ml.compiled.site_loops import clear, find_within, load, load_all, most_within, sort_sites
+from deltaqmmm.ml.compiled.site_loops import clear, find_within, load, load_all, most_within, part_around, sort_sites
 from deltaqmmm.ml.compiled.tables import BLOCK, FUNCTIONS, Block, RadialTable, RowTable, ShellTable, Sites, site_room
 from deltaqmmm.results import FloatArray, IntArray
 
@@ -202,21 +202,26 @@ def _add_coulomb_pull_back(
     by_weight: FloatArray,
     sites: Sites,
     room: CoulombRoom,
+    parts: IntArray,
 ) -> bool:
-    """The same for the function "coulomb"."""
+    """The same for the function "coulomb"; there must be room for places of sites, parts (2, n)."""
     scale = 1.0 / cutoff**2
     for frame in range(len(qm)):
         if not sort_sites(cutoff, qm[frame], mm[frame], weights[frame], types[frame], True, sites):
             return False
         for kind in range(gradients.shape[5]):
             last = sites.starts[kind + 1]
+            for atom in range(qm.shape[1]):
+                parts[0, atom], parts[1, atom] = part_around(cutoff, qm[frame, atom], kind, sites)
             for begin in range(sites.starts[kind], last, PAIRS):
                 end = min(begin + PAIRS, last)
                 for member in range(len(gradients)):
                     load_coulomb(sites, begin, end, room)
                     for atom in range(qm.shape[1]):
-                        given = gradients[member, frame, atom, 0]
-                        pull_back_coulomb(scale, qm[frame, atom], given, kind, end - begin, room)
+                        first, stop = max(begin, parts[0, atom]), min(end, parts[1, atom])
+                        if first < stop:
+                            given, places = gradients[member, frame, atom, 0], (first - begin, stop - begin)
+                            pull_back_coulomb(scale, qm[frame, atom], given, kind, places, room)
                     give_sites(sites, begin, end, room, by_site[member, frame], by_weight[member, frame])
     return True
 
@@ -259,7 +264,8 @@ def shell_pull_back(
         return
     sites = site_room(mm.shape[1], n_types)
     if is_coulomb(table):
-        known = _add_coulomb_pull_back(table.radial.cutoff, *given, by_site, by_weight, sites, coulomb_room())
+        parts = np.empty((2, qm.shape[1]), dtype=np.int64)
+        known = _add_coulomb_pull_back(table.radial.cutoff, *given, by_site, by_weight, sites, coulomb_room(), parts)
     else:
         sums = np.empty((n_members, 4, len(sites.numbers)))
         block = table.block_room(BLOCK)

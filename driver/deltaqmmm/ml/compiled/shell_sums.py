@@ -12,40 +12,83 @@ from deltaqmmm.jit import Kernel, inlined
 from deltaqmmm.ml.compiled.arrays import checked_frames
 from deltaqmmm.ml.compiled.coulomb_loops import PAIRS, add_coulomb, give_coulomb, is_coulomb
 from deltaqmmm.ml.compiled.radial_loops import multiply_rows, radial_functions
-from deltaqmmm.ml.compiled.site_loops import clear, find_within, load, load_all, most_within, sort_sites
-from deltaqmmm.ml.compiled.tables import BLOCK, GROUP, Block, RadialTable, RowTable, ShellTable, Sites, site_room
+from deltaqmmm.ml.compiled.site_loops import clear, find_within, load, load_all, most_within, part_around, sort_sites
+from deltaqmmm.ml.compiled.tables import (
+    BLOCK,
+    FUNCTIONS,
+    GROUP,
+    Block,
+    RadialTable,
+    RowTable,
+    ShellTable,
+    Sites,
+    site_room,
+)
 from deltaqmmm.results import FloatArray, IntArray
 
 
 @inlined("contract", "reassoc", "nsz")
 def _add_dots(left: FloatArray, index: int, rows: FloatArray, row: int, size: int, sums: FloatArray) -> None:
-    """Add the scalar products of two of the left with a group of rows."""
+    """Add the scalar products of four of the left with a group of rows."""
     a0 = a1 = a2 = a3 = a4 = b0 = b1 = b2 = b3 = b4 = 0.0
+    c0 = c1 = c2 = c3 = c4 = d0 = d1 = d2 = d3 = d4 = 0.0
     for pair in range(size):
-        a, b = left[index, pair], left[index + 1, pair]
-        r0, r1, r2 = rows[row, pair], rows[row + 1, pair], rows[row + 2, pair]
-        r3, r4 = rows[row + 3, pair], rows[row + 4, pair]
-        a0 += a * r0
-        a1 += a * r1
-        a2 += a * r2
-        a3 += a * r3
-        a4 += a * r4
-        b0 += b * r0
-        b1 += b * r1
-        b2 += b * r2
-        b3 += b * r3
-        b4 += b * r4
-    first, second = sums[index], sums[index + 1]
-    first[row] += a0
-    first[row + 1] += a1
-    first[row + 2] += a2
-    first[row + 3] += a3
-    first[row + 4] += a4
-    second[row] += b0
-    second[row + 1] += b1
-    second[row + 2] += b2
-    second[row + 3] += b3
-    second[row + 4] += b4
+        a, b, c, d = left[index, pair], left[index + 1, pair], left[index + 2, pair], left[index + 3, pair]
+        own = rows[row, pair]
+        a0 += a * own
+        b0 += b * own
+        c0 += c * own
+        d0 += d * own
+        own = rows[row + 1, pair]
+        a1 += a * own
+        b1 += b * own
+        c1 += c * own
+        d1 += d * own
+        own = rows[row + 2, pair]
+        a2 += a * own
+        b2 += b * own
+        c2 += c * own
+        d2 += d * own
+        own = rows[row + 3, pair]
+        a3 += a * own
+        b3 += b * own
+        c3 += c * own
+        d3 += d * own
+        own = rows[row + 4, pair]
+        a4 += a * own
+        b4 += b * own
+        c4 += c * own
+        d4 += d * own
+    first, second, third, fourth = sums[index], sums[index + 1], sums[index + 2], sums[index + 3]
+    for place, found in enumerate((a0, a1, a2, a3, a4)):
+        first[row + place] += found
+    for place, found in enumerate((b0, b1, b2, b3, b4)):
+        second[row + place] += found
+    for place, found in enumerate((c0, c1, c2, c3, c4)):
+        third[row + place] += found
+    for place, found in enumerate((d0, d1, d2, d3, d4)):
+        fourth[row + place] += found
+
+
+@inlined("contract")
+def _give_moments(
+    table: RowTable,
+    n_functions: int,
+    kind: int,
+    plain: FloatArray,
+    steep: FloatArray,
+    moments: FloatArray,
+    jacobian: FloatArray,
+) -> None:
+    """Fill in moments (F, R, T) of one type and their derivatives by the atom (F, R, T, 3) from the sums."""
+    for row in range(len(table.raised)):
+        for index in range(n_functions):
+            moments[index, row, kind] = plain[index, row]
+        for y in range(3):
+            upper, lower = table.raised[row, y], table.lowered[row, y]
+            stretching, turning = 2.0 * table.raised_by[row, y], table.lowered_by[row, y]
+            for index in range(n_functions):
+                jacobian[index, row, kind, y] = -stretching * steep[index, upper] - turning * plain[index, lower]
 
 
 @Kernel
@@ -87,18 +130,12 @@ def _fill_shell_sums(
                     for pair in range(size):
                         rows[0, pair] = block.pairs[3, pair]
                     multiply_rows(table, n_rows, block.pairs, rows, size)
-                    for index in range(0, n_functions, 2):
+                    for index in range(0, n_functions, FUNCTIONS):
                         for row in range(0, n_moments, GROUP):
                             _add_dots(values, index, rows, row, size, plain)
                         for row in range(0, n_rows, GROUP):
                             _add_dots(slopes, index, rows, row, size, steep)
-                for index in range(n_functions):
-                    for row in range(n_moments):
-                        moments[frame, atom, index, row, kind] = plain[index, row]
-                        for y in range(3):
-                            along = table.raised_by[row, y] * steep[index, table.raised[row, y]]
-                            turning = table.lowered_by[row, y] * plain[index, table.lowered[row, y]]
-                            jacobian[frame, atom, index, row, kind, y] = -2.0 * along - turning
+                _give_moments(table, n_functions, kind, plain, steep, moments[frame, atom], jacobian[frame, atom])
     return True
 
 
@@ -113,8 +150,9 @@ def _fill_coulomb_sums(
     jacobian: FloatArray,
     sites: Sites,
     sums: FloatArray,
+    parts: IntArray,
 ) -> bool:
-    """The same for the function "coulomb"; there must be room for sums (n, 14)."""
+    """The same for the function "coulomb"; there must be room for sums (n, 14), and for places of sites (2, n)."""
     scale = 1.0 / cutoff**2
     for frame in range(len(qm)):
         if not sort_sites(cutoff, qm[frame], mm[frame], weights[frame], types[frame], False, sites):
@@ -122,10 +160,14 @@ def _fill_coulomb_sums(
         for kind in range(moments.shape[4]):
             clear(sums, *sums.shape)
             last = sites.starts[kind + 1]
+            for atom in range(qm.shape[1]):
+                parts[0, atom], parts[1, atom] = part_around(cutoff, qm[frame, atom], kind, sites)
             for begin in range(sites.starts[kind], last, PAIRS):
                 end = min(begin + PAIRS, last)
                 for atom in range(qm.shape[1]):
-                    add_coulomb(scale, qm[frame, atom], sites, begin, end, sums[atom])
+                    first, stop = max(begin, parts[0, atom]), min(end, parts[1, atom])
+                    if first < stop:
+                        add_coulomb(scale, qm[frame, atom], sites, first, stop, sums[atom])
             for atom in range(qm.shape[1]):
                 give_coulomb(kind, sums[atom], moments[frame, atom, 0], jacobian[frame, atom, 0])
     return True
@@ -155,7 +197,8 @@ def shell_sums(
     jacobian = np.empty((*moments.shape, 3))
 
     if is_coulomb(table):
-        room = site_room(mm.shape[1], n_types), np.empty((qm.shape[1], 14))
+        n_atoms = qm.shape[1]
+        room = site_room(mm.shape[1], n_types), np.empty((n_atoms, 14)), np.empty((2, n_atoms), dtype=np.int64)
         known = _fill_coulomb_sums(table.radial.cutoff, *given, moments, jacobian, *room)
     else:
         general = site_room(mm.shape[1], n_types), table.block_room(BLOCK)

@@ -1,11 +1,11 @@
-"""The sites of a frame in order of their types, and those around one QM atom."""
+"""The sites of a frame in order of their types and along the QM region, and those around one QM atom."""
 
 from __future__ import annotations
 
 import math
 
 from deltaqmmm.jit import inlined
-from deltaqmmm.ml.compiled.tables import LANES, Sites
+from deltaqmmm.ml.compiled.tables import BINS, LANES, Sites
 from deltaqmmm.results import FloatArray, IntArray
 
 
@@ -21,6 +21,45 @@ def middle(qm: FloatArray) -> tuple[float, float, float, float]:
 
 
 @inlined("contract")
+def _farthest(qm: FloatArray, x: float, y: float, z: float) -> int:
+    """The QM atom that is farthest from a point."""
+    found, largest = 0, -1.0
+    for atom in range(len(qm)):
+        squared = (qm[atom, 0] - x) ** 2 + (qm[atom, 1] - y) ** 2 + (qm[atom, 2] - z) ** 2
+        if squared > largest:
+            found, largest = atom, squared
+    return found
+
+
+@inlined("contract")
+def _find_axis(qm: FloatArray, x0: float, y0: float, z0: float, reach: float, axis: FloatArray) -> None:
+    """Fill in the axis: between QM atoms that are far from each other, with bins up to the reach from the centre."""
+    first = _farthest(qm, x0, y0, z0)
+    second = _farthest(qm, qm[first, 0], qm[first, 1], qm[first, 2])
+    x, y, z = qm[second, 0] - qm[first, 0], qm[second, 1] - qm[first, 1], qm[second, 2] - qm[first, 2]
+    length = math.sqrt(x * x + y * y + z * z)
+    if length > 0.0:
+        scale = 0.5 * BINS / (reach * length)
+        axis[0], axis[1], axis[2] = scale * x, scale * y, scale * z
+    else:
+        axis[0], axis[1], axis[2] = 0.5 * BINS / reach, 0.0, 0.0
+    axis[3] = 0.5 * BINS - (axis[0] * x0 + axis[1] * y0 + axis[2] * z0)
+
+
+@inlined("contract")
+def _start_bins(bins: IntArray, starts: IntArray) -> None:
+    """Make starts of the bins of their counts, which are two places further, one place further; and of types."""
+    starts[0] = 0
+    for kind in range(len(bins)):
+        place = starts[kind]
+        bins[kind, 0] = bins[kind, 1] = place
+        for index in range(2, BINS + 2):
+            place += bins[kind, index]
+            bins[kind, index] = place
+        starts[kind + 1] = LANES * ((place + LANES - 1) // LANES)
+
+
+@inlined("contract")
 def sort_sites(
     cutoff: float,
     qm: FloatArray,
@@ -33,38 +72,61 @@ def sort_sites(
     """Those sites of one frame that may be within the cutoff of a QM atom; False for a type that there is not."""
     x0, y0, z0, widest = middle(qm)
     # A little more, for roundings.
-    furthest = (cutoff + widest) ** 2 * (1.0 + 1e-6)
-    n_types = len(sites.starts) - 1
+    reach = (cutoff + widest) * (1.0 + 1e-6)
+    bins, within, steps, n_types, furthest = sites.bins, sites.within, sites.steps, len(sites.starts) - 1, reach**2
+    _find_axis(qm, x0, y0, z0, reach, sites.axis)
     for kind in range(n_types):
-        sites.ends[kind] = 0
-    count = 0
+        for index in range(BINS + 2):
+            bins[kind, index] = 0
+    a, b, c, d = sites.axis[0], sites.axis[1], sites.axis[2], sites.axis[3]
+    count, all_numbers = 0, d == d
     for site in range(len(mm)):
-        beyond = (mm[site, 0] - x0) ** 2 + (mm[site, 1] - y0) ** 2 + (mm[site, 2] - z0) ** 2 > furthest
+        x, y, z, kind = mm[site, 0], mm[site, 1], mm[site, 2], types[site]
+        beyond = (x - x0) ** 2 + (y - y0) ** 2 + (z - z0) ** 2 > furthest
         # What is not a number goes on, so that it shows.
         if beyond or (weights[site] == 0.0 and not weightless):
             continue
-        if types[site] < 0 or types[site] >= n_types:
+        if kind < 0 or kind >= n_types:
             return False
-        sites.ends[types[site]] += 1
-        sites.within[count] = site
+        step = a * x + b * y + (c * z + d)
+        all_numbers &= step == step
+        index = min(max(int(step), 0), BINS - 1) if step == step else 0
+        bins[kind, index + 2] += 1
+        within[count], steps[count] = site, index
         count += 1
-    sites.starts[0] = 0
+    _start_bins(bins, sites.starts)
+    for place in range(count):
+        site, kind, index = within[place], types[within[place]], steps[place] + 1
+        found = bins[kind, index]
+        bins[kind, index] = found + 1
+        sites.table[0, found], sites.table[1, found], sites.table[2, found] = mm[site, 0], mm[site, 1], mm[site, 2]
+        sites.table[3, found] = weights[site]
+        sites.numbers[found] = site
     for kind in range(n_types):
-        start, size = sites.starts[kind], sites.ends[kind]
-        stop = start + LANES * ((size + LANES - 1) // LANES)
-        for place in range(start + size, stop):
+        for place in range(bins[kind, BINS], sites.starts[kind + 1]):
             # Beyond the cutoff of all.
-            sites.table[0, place], sites.table[1, place], sites.table[2, place] = x0 + 4.0 * (cutoff + widest), y0, z0
+            sites.table[0, place], sites.table[1, place], sites.table[2, place] = x0 + 4.0 * reach, y0, z0
             sites.table[3, place], sites.numbers[place] = 0.0, -1
-        sites.starts[kind + 1], sites.ends[kind] = stop, start
-    for index in range(count):
-        site = sites.within[index]
-        place = sites.ends[types[site]]
-        sites.ends[types[site]] += 1
-        sites.table[0, place], sites.table[1, place], sites.table[2, place] = mm[site, 0], mm[site, 1], mm[site, 2]
-        sites.table[3, place] = weights[site]
-        sites.numbers[place] = site
+        if not all_numbers:
+            # Around every atom there are all sites.
+            for index in range(BINS):
+                bins[kind, index] = sites.starts[kind]
+            bins[kind, BINS] = sites.starts[kind + 1]
     return True
+
+
+@inlined("contract")
+def part_around(cutoff: float, centre: FloatArray, kind: int, sites: Sites) -> tuple[int, int]:
+    """Between which places the sites of one type are that may be within the cutoff of a centre."""
+    axis = sites.axis
+    place = axis[0] * centre[0] + axis[1] * centre[1] + (axis[2] * centre[2] + axis[3])
+    # A little more, for roundings.
+    reach = cutoff * math.sqrt(axis[0] ** 2 + axis[1] ** 2 + axis[2] ** 2) + 1e-3
+    if not (place - reach < BINS and place + reach > 0.0):
+        # What is not a number shows.
+        return sites.starts[kind], sites.starts[kind + 1]
+    first, last = max(int(place - reach), 0), min(int(place + reach) + 1, BINS)
+    return sites.bins[kind, first], sites.bins[kind, last]
 
 
 @inlined("contract")
@@ -118,14 +180,17 @@ def list_near(
 def find_within(cutoff: float, centre: FloatArray, kind: int, sites: Sites) -> int:
     """List the sites of one type that are within the cutoff of a centre; how many there are."""
     x, y, z, limit = centre[0], centre[1], centre[2], cutoff**2
-    start, stop, table = sites.starts[kind], sites.starts[kind + 1], sites.table
-    for site in range(start, stop):
-        sites.squared[site] = (table[0, site] - x) ** 2 + (table[1, site] - y) ** 2 + (table[2, site] - z) ** 2
+    start, stop = part_around(cutoff, centre, kind, sites)
+    # Places in parts of arrays are known not to be negative.
+    xs, ys, zs = sites.table[0, start:stop], sites.table[1, start:stop], sites.table[2, start:stop]
+    squared, within = sites.squared, sites.within
+    for place in range(len(xs)):
+        squared[place] = (xs[place] - x) ** 2 + (ys[place] - y) ** 2 + (zs[place] - z) ** 2
     count = 0
-    for site in range(start, stop):
+    for place in range(len(xs)):
         # Without a branch that cannot be foretold.
-        sites.within[count] = site
-        count += 1 - int(sites.squared[site] >= limit)
+        within[count] = start + place
+        count += 1 - int(squared[place] >= limit)
     return count
 
 

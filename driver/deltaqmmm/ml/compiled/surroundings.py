@@ -8,6 +8,8 @@ from typing import NamedTuple
 import numpy as np
 
 from deltaqmmm.jit import Kernel
+from deltaqmmm.ml.compiled.lanes import MEMBERS
+from deltaqmmm.ml.compiled.member_pull_back import member_pull_back
 from deltaqmmm.ml.compiled.shell_pull_back import shell_pull_back
 from deltaqmmm.ml.compiled.shell_sums import shell_sums
 from deltaqmmm.ml.compiled.site_loops import list_near
@@ -104,13 +106,18 @@ class CompiledSurroundings:
         return by_site, by_weight
 
     def pull_back_near(self, outer: FloatArray, inner: FloatArray, distance: float) -> FloatArray:
-        """See `Surroundings.pull_back_near`; the sites are in the order in which they were given."""
+        """See `Surroundings.pull_back_near`; the sites are in the order in which they were given.
+
+        Members are in groups, see `lanes`: from (G, B, n, F, R, T, 4) to (G, B, K', 3, 4).
+        """
         nearer = self.nearest < distance**2
         places = np.argsort(~nearer, axis=1, kind="stable")
         chosen = _picked(places, nearer.sum(axis=1), self.near.positions, self.near.weights, self.near.types)
-        by_site: FloatArray = np.zeros((len(outer), *chosen.positions.shape))
-        for shell, gradients in enumerate((outer, inner)):
-            by_site += self._pull_back(shell, gradients, chosen.positions, chosen.weights, chosen.types)[0]
+        by_site: FloatArray = np.zeros((len(outer), *chosen.positions.shape, MEMBERS))
+        for table, gradients in zip(self.tables, (outer, inner), strict=True):
+            member_pull_back(
+                table, self.qm_positions, chosen.positions, chosen.weights, chosen.types, gradients, by_site
+            )
         return by_site
 
     def _pull_back(

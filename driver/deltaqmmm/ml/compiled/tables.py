@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from deltaqmmm.ml.compiled.rooms import kept
 from deltaqmmm.ml.functions import KINDS, RadialFunction
 from deltaqmmm.ml.monomials import derivative, raising
 from deltaqmmm.results import FloatArray, IntArray
@@ -20,6 +21,10 @@ GROUP = 5
 """Rows at a time in the innermost loops; what has rows is filled up to a multiple of this."""
 FUNCTIONS = 4
 """Functions at a time likewise."""
+BINS = 64
+"""Steps along the QM region in which sites are ordered."""
+_SITES = 512
+"""Room for sites is filled up to a multiple of this: their number changes from step to step."""
 
 
 class RadialTable(NamedTuple):
@@ -71,11 +76,16 @@ class RowTable(NamedTuple):
 class Sites(NamedTuple):
     """Room for the sites of one frame, type after type, each filled up to a multiple of the lanes: K' places.
 
+    Those of a type are ordered by bins along the QM region: most of those that are beyond the cutoff of an atom because
+    of that are left out without a look at each.
+
     Attributes:
         table: x, y, z and weights, shape (4, K').
         numbers: What their numbers are among all sites, -1 for what fills up, shape (K',).
         starts: Where each type starts, shape (T + 1,).
-        ends: For sorting, shape (T,).
+        bins: Where each bin of a type starts, and where the last one ends, shape (T, `BINS` + 2); the last is room.
+        axis: The number of the bin at a point is its scalar product with the first three, plus the fourth. Shape (4,).
+        steps: The number of the bin of each site, for sorting, shape (K',).
         squared: Their squared distances from one QM atom, shape (K',).
         within: The places of those within the cutoff of this atom, shape (K',).
     """
@@ -83,7 +93,9 @@ class Sites(NamedTuple):
     table: FloatArray
     numbers: IntArray
     starts: IntArray
-    ends: IntArray
+    bins: IntArray
+    axis: FloatArray
+    steps: IntArray
     squared: FloatArray
     within: IntArray
 
@@ -202,20 +214,28 @@ def row_table(rank: int) -> RowTable:
 
 
 def site_room(n_sites: int, n_types: int) -> Sites:
-    """Allocated here: in the compiled loops it would take seconds to compile."""
+    """Room for so many sites; kept, see `rooms`."""
+    return _site_room(filled(n_sites, _SITES), n_types)
+
+
+@kept
+def _site_room(n_sites: int, n_types: int) -> Sites:
     size = n_sites + n_types * LANES
     return Sites(
         table=np.empty((4, size)),
         numbers=np.empty(size, dtype=np.int64),
         starts=np.empty(n_types + 1, dtype=np.int64),
-        ends=np.empty(n_types, dtype=np.int64),
+        bins=np.empty((n_types, BINS + 2), dtype=np.int64),
+        axis=np.empty(4),
+        steps=np.empty(size, dtype=np.int64),
         squared=np.empty(size),
         within=np.empty(size, dtype=np.int64),
     )
 
 
+@kept
 def block_room(n_functions: int, n_rows: int, n_pairs: int) -> Block:
-    """Room for so many pairs at a time, filled up; rows and functions that fill up must be zero."""
+    """Room for so many pairs at a time, filled up; rows and functions that fill up are zero and must stay so. Kept."""
     count, width, size = filled(n_functions, FUNCTIONS), filled(n_rows, GROUP), filled(n_pairs, LANES)
     flat = np.zeros((10, size))
     return Block(
