@@ -314,6 +314,44 @@ def test_what_is_not_a_number_shows(name, place):
     assert moments[0].isfinite().all()
 
 
+def lopsided_frames(n_types, length=60.0):
+    """A QM region of many atoms in one place and one far away, in another direction in each frame, and sites around."""
+    qm, mm, weights, types = make_frames(n_types, n_frames=4, n_qm=9, n_sites=400, width=length)
+    directions = torch.nn.functional.normalize(mm[:, 0], dim=1)
+    qm[:, -1] = length * directions
+    # As many sites near each end as there are elsewhere.
+    mm[:, :100] = mm[:, :100] * (CUTOFF / length) + qm[:, -1:]
+    mm[:, 100:200] *= CUTOFF / length
+    return qm, mm, weights, types
+
+
+@pytest.mark.parametrize("n_types", [1, 2])
+@pytest.mark.parametrize("name", ["inner", "coulomb"])
+def test_long_region(name, n_types):
+    frames = lopsided_frames(n_types)
+    distances = torch.cdist(frames[0], frames[1])
+    # Sites are around each end, and many are only along the region out of reach.
+    assert ((distances < CUTOFF).sum(dim=2) > 20).all()
+    assert ((distances < CUTOFF).double().mean(dim=2) < 0.5).all()
+    assert_as_shell(COULOMB_AND_OTHERS[name], 1, frames, n_types)
+
+
+@pytest.mark.parametrize("name", ["inner", "coulomb"])
+@pytest.mark.parametrize("number", [math.nan, math.inf])
+def test_what_is_not_a_number_shows_around_every_atom_of_a_long_region(name, number):
+    frames = lopsided_frames(2)
+    table = ShellTable.of(COULOMB_AND_OTHERS[name], CUTOFF, 1)
+    before = tensor_sums(table, *frames, 2)
+    frames[1][2, 5, 1] = number
+    moments, _ = tensor_sums(table, *frames, 2)
+    if math.isnan(number):
+        assert moments[2].isnan().flatten(1).any(dim=1).all()
+    assert torch.equal(moments[[0, 1, 3]], before[0][[0, 1, 3]])
+    # Nothing of it is left in what is kept from call to call.
+    frames[1][2, 5, 1] = 0.0
+    assert all(sums.isfinite().all() for sums in tensor_sums(table, *frames, 2))
+
+
 def test_wrong_arrays():
     table = ShellTable.of(FUNCTIONS["outer"], CUTOFF, 1)
     qm, mm, weights, types = frames = [tensor.numpy() for tensor in make_frames(2)]

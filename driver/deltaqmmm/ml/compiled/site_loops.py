@@ -107,11 +107,9 @@ def sort_sites(
             # Beyond the cutoff of all.
             sites.table[0, place], sites.table[1, place], sites.table[2, place] = x0 + 4.0 * reach, y0, z0
             sites.table[3, place], sites.numbers[place] = 0.0, -1
-        if not all_numbers:
-            # Around every atom there are all sites.
-            for index in range(BINS):
-                bins[kind, index] = sites.starts[kind]
-            bins[kind, BINS] = sites.starts[kind + 1]
+    if not all_numbers:
+        # Around every atom there are all sites then.
+        sites.axis[3] = math.nan
     return True
 
 
