@@ -78,6 +78,8 @@ def assert_compiled_as_folded(hidden, n_members, n_frames):
     compiled = CompiledNetwork(folded)
     energies, slopes = compiled.energies_and_slopes(features.numpy())
     torch.testing.assert_close(torch.from_numpy(energies), expected, rtol=1e-12, atol=1e-14)
+    # What fills groups of members up is zero, whatever the memory held before.
+    assert not by_member(slopes, len(slopes) * MEMBERS)[n_members:].any()
     slopes = torch.from_numpy(by_member(slopes, n_members))
     for atom in range(slopes.shape[2]):
         largest = float(by_feature[:, :, atom].abs().max())
