@@ -419,6 +419,6 @@ def neighbour_pull_back(table: StructureTable, pairs: Pairs, gradients: FloatArr
     count = len(table.rows.raised)
     by_row = np.empty((2, MEMBERS * count))
     room = _Room(np.empty((3 * count, _PAIRS)), by_row[0], by_row[1], np.empty((5, MEMBERS)))
-    given = np.ascontiguousarray(gradients).reshape(*gradients.shape[:4], -1)
+    given = np.ascontiguousarray(gradients).reshape(*gradients.shape[:4], MEMBERS * table.n_sums)
     _fill_neighbour_pull_back(table, pairs, given, found, room)
     return found
