@@ -2,8 +2,8 @@
 
 They do for some sites and one QM atom what `shell_sums` and `shell_pull_back` do with other functions, each in one
 pass: with the window f = (1 - (r / r_c)^6)^3 within the cutoff and 0 beyond, g = f / r for the sums of 1, and
-h = f / r^3 for those of the components; lengths in bohr. Beyond those that are left out many at a time
-(`site_loops.part_around`) none is: to find those within the cutoff takes longer than to compute all.
+h = f / r^3 for those of the components; lengths in bohr. Sites beyond the cutoff are left out many at a time
+(`site_loops.part_around`), not one by one: to look at each takes longer than to compute it.
 """
 
 from __future__ import annotations
