@@ -9,7 +9,9 @@ import torch
 from deltaqmmm.ml import COULOMB, Surroundings, combine, features
 from deltaqmmm.ml.compiled.feature_loops import combine_sums, feature_table, pull_back_features
 from deltaqmmm.ml.compiled.lanes import MEMBERS, by_member, n_groups
-from deltaqmmm.ml.compiled.structure_loops import neighbour_pull_back, neighbour_sums, structure_table
+from deltaqmmm.ml.compiled.neighbour_pull_back import neighbour_pull_back
+from deltaqmmm.ml.compiled.neighbour_sums import neighbour_sums
+from deltaqmmm.ml.compiled.structure_table import structure_table
 from deltaqmmm.ml.compiled.surroundings import CompiledSurroundings, near_sites, shell_tables
 from deltaqmmm.ml.monomials import n_rows
 from deltaqmmm.ml.structure import Structure

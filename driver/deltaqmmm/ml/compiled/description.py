@@ -13,9 +13,11 @@ from torch import Tensor
 from deltaqmmm.ml.compiled.arrays import array
 from deltaqmmm.ml.compiled.feature_loops import combine_sums, feature_table, pull_back_features
 from deltaqmmm.ml.compiled.lanes import MEMBERS, by_member
+from deltaqmmm.ml.compiled.neighbour_pull_back import neighbour_pull_back
+from deltaqmmm.ml.compiled.neighbour_sums import neighbour_sums
 from deltaqmmm.ml.compiled.network_loops import CompiledNetwork
 from deltaqmmm.ml.compiled.shell_pull_back import add_by_atom
-from deltaqmmm.ml.compiled.structure_loops import neighbour_pull_back, neighbour_sums, structure_table
+from deltaqmmm.ml.compiled.structure_table import structure_table
 from deltaqmmm.ml.compiled.surroundings import CompiledSurroundings, shell_tables
 from deltaqmmm.ml.functions import SymmetryFunctions
 from deltaqmmm.ml.network import InferenceNetwork

@@ -279,7 +279,7 @@ def combine_sums(table: FeatureTable, inside: FloatArray, outer: FloatArray, inn
 
     Args:
         table: What the features are made of.
-        inside: Sums over QM neighbours, as `structure_loops` has them, shape (B, n, E, Q).
+        inside: Sums over QM neighbours, as `neighbour_sums` gives them, shape (B, n, E, Q).
         outer: Sums over MM sites in the outer shell, shape (B, n, F, R, T).
         inner: In the inner shell, likewise.
 
