@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
 from deltaqmmm.ml.compiled.lanes import MEMBERS, by_member
-from deltaqmmm.ml.compiled.network_loops import CHUNK, CompiledNetwork
+from deltaqmmm.ml.compiled.network_loops import CHUNK, ROWS, CompiledNetwork
 from deltaqmmm.ml.network import InferenceNetwork, bounded
 from tests.unit.ml.helpers import make_model
 
@@ -72,13 +73,16 @@ def test_inputs_are_bounded_far_from_the_training_set():
 def assert_compiled_as_folded(hidden, n_members, n_frames):
     network, features = make_case(hidden, n_members, n_frames)
     # Far from the training data too, where gates are open or shut.
-    features *= torch.tensor([1.0, 30.0, 1.0, 1.0, 1e3]).repeat(2)[:n_frames, None, None]
+    features *= torch.tensor([1.0, 30.0, 1.0, 1.0, 1e3]).repeat(n_frames)[:n_frames, None, None]
     folded = InferenceNetwork(network, ATOMS, CPU, torch.float64)
     expected, by_feature = folded.energies_and_slopes(features)
     compiled = CompiledNetwork(folded)
-    energies, slopes = compiled.energies_and_slopes(features.numpy())
+    with pytest.MonkeyPatch.context() as patch:
+        # What memory held before is not to show.
+        patch.setattr(np, "empty", lambda shape: np.full(shape, np.nan))
+        energies, slopes = compiled.energies_and_slopes(features.numpy())
     torch.testing.assert_close(torch.from_numpy(energies), expected, rtol=1e-12, atol=1e-14)
-    # What fills groups of members up is zero, whatever the memory held before.
+    # What fills groups of members up is zero.
     assert not by_member(slopes, len(slopes) * MEMBERS)[n_members:].any()
     slopes = torch.from_numpy(by_member(slopes, n_members))
     for atom in range(slopes.shape[2]):
@@ -90,6 +94,13 @@ def assert_compiled_as_folded(hidden, n_members, n_frames):
 @pytest.mark.parametrize("n_members", [1, 3, MEMBERS + 1])
 def test_compiled_networks(hidden, n_members):
     assert_compiled_as_folded(hidden, n_members, n_frames=5)
+
+
+# Of the element with one atom there are as many as at a time, or one more; that with two has twice as many.
+@pytest.mark.parametrize("n_frames", [ROWS, ROWS + 1])
+@pytest.mark.parametrize("n_members", [1, MEMBERS])
+def test_compiled_networks_with_more_atoms_than_at_a_time(n_frames, n_members):
+    assert_compiled_as_folded((8, 5), n_members, n_frames)
 
 
 # Numbers in the layers of an element with one atom; that with two has twice as many.
