@@ -141,6 +141,35 @@ def load_coulomb(sites: Sites, begin: int, end: int, room: CoulombRoom) -> None:
 
 
 @inlined("contract", "reassoc", "nsz")
+def _add_along(
+    work: FloatArray,
+    place: int,
+    vector: tuple[float, float, float],
+    radial: tuple[float, float, float],
+    given: tuple[float, float, float, float],
+) -> float:
+    """Add the derivatives of one energy by one site to three rows, the first from a place on.
+
+    Args:
+        work: Room, in one row.
+        place: That of the site in the first of the rows.
+        vector: From the atom to the site, bohr.
+        radial: h, and the derivatives of g and h by r^2.
+        given: Derivatives of the energy by the sum of 1, with g, and by those of the components, with h.
+
+    Returns:
+        The scalar product of the last three of these with the vector.
+    """
+    (x, y, z), (other, own_slope, other_slope), (first, p, q, r) = vector, radial, given
+    along = p * x + (q * y + r * z)
+    twice = 2.0 * (first * own_slope + along * other_slope)
+    work[place] += other * p + twice * x
+    work[PAIRS + place] += other * q + twice * y
+    work[2 * PAIRS + place] += other * r + twice * z
+    return along
+
+
+@inlined("contract", "reassoc", "nsz")
 def pull_back_coulomb(
     scale: float, centre: FloatArray, gradients: FloatArray, kind: int, places: tuple[int, int], room: CoulombRoom
 ) -> None:
@@ -150,17 +179,13 @@ def pull_back_coulomb(
     """
     work, size = room.flat[places[0] :], places[1] - places[0]
     a, b, c = centre[0], centre[1], centre[2]
-    first, p, q, r = gradients[0, kind], gradients[1, kind], gradients[2, kind], gradients[3, kind]
+    given = gradients[0, kind], gradients[1, kind], gradients[2, kind], gradients[3, kind]
     # Known to be no more, places are known not to be negative.
     for site in range(min(size, PAIRS)):
         x, y, z = work[_X + site] - a, work[_Y + site] - b, work[_Z + site] - c
         own, other, own_slope, other_slope = _radial_parts(scale, x * x + y * y + z * z)
-        along = p * x + (q * y + r * z)
-        twice = 2.0 * (first * own_slope + along * other_slope)
-        work[_BY_X + site] += other * p + twice * x
-        work[_BY_Y + site] += other * q + twice * y
-        work[_BY_Z + site] += other * r + twice * z
-        work[_BY_W + site] += first * own + along * other
+        along = _add_along(work, _BY_X + site, (x, y, z), (other, own_slope, other_slope), given)
+        work[_BY_W + site] += given[0] * own + along * other
 
 
 @inlined("contract")
@@ -177,35 +202,22 @@ def give_sites(
 
 
 @inlined("contract", "reassoc", "nsz")
-def pull_back_members(
-    scale: float, centre: FloatArray, given: FloatArray, places: tuple[int, int], room: CoulombRoom
-) -> None:
-    """Likewise derivatives of four members by sites, from those by the moments of one atom and type (4, 4)."""
-    work, size = room.flat[places[0] :], places[1] - places[0]
+def pull_back_members(scale: float, centre: FloatArray, given: FloatArray, size: int, room: CoulombRoom) -> None:
+    """Likewise derivatives of four members by so many sites, from those by the moments of one atom and type (4, 4)."""
+    work = room.flat
     a, b, c = centre[0], centre[1], centre[2]
-    f0, p0, q0, r0 = given[0, 0], given[1, 0], given[2, 0], given[3, 0]
-    f1, p1, q1, r1 = given[0, 1], given[1, 1], given[2, 1], given[3, 1]
-    f2, p2, q2, r2 = given[0, 2], given[1, 2], given[2, 2], given[3, 2]
-    f3, p3, q3, r3 = given[0, 3], given[1, 3], given[2, 3], given[3, 3]
+    first = given[0, 0], given[1, 0], given[2, 0], given[3, 0]
+    second = given[0, 1], given[1, 1], given[2, 1], given[3, 1]
+    third = given[0, 2], given[1, 2], given[2, 2], given[3, 2]
+    fourth = given[0, 3], given[1, 3], given[2, 3], given[3, 3]
     for site in range(min(size, PAIRS)):
-        x, y, z = work[_X + site] - a, work[_Y + site] - b, work[_Z + site] - c
-        _, other, own_slope, other_slope = _radial_parts(scale, x * x + y * y + z * z)
-        twice = 2.0 * (f0 * own_slope + (p0 * x + (q0 * y + r0 * z)) * other_slope)
-        work[_FIRST + site] += other * p0 + twice * x
-        work[_FIRST + PAIRS + site] += other * q0 + twice * y
-        work[_FIRST + 2 * PAIRS + site] += other * r0 + twice * z
-        twice = 2.0 * (f1 * own_slope + (p1 * x + (q1 * y + r1 * z)) * other_slope)
-        work[_SECOND + site] += other * p1 + twice * x
-        work[_SECOND + PAIRS + site] += other * q1 + twice * y
-        work[_SECOND + 2 * PAIRS + site] += other * r1 + twice * z
-        twice = 2.0 * (f2 * own_slope + (p2 * x + (q2 * y + r2 * z)) * other_slope)
-        work[_THIRD + site] += other * p2 + twice * x
-        work[_THIRD + PAIRS + site] += other * q2 + twice * y
-        work[_THIRD + 2 * PAIRS + site] += other * r2 + twice * z
-        twice = 2.0 * (f3 * own_slope + (p3 * x + (q3 * y + r3 * z)) * other_slope)
-        work[_FOURTH + site] += other * p3 + twice * x
-        work[_FOURTH + PAIRS + site] += other * q3 + twice * y
-        work[_FOURTH + 2 * PAIRS + site] += other * r3 + twice * z
+        vector = work[_X + site] - a, work[_Y + site] - b, work[_Z + site] - c
+        parts = _radial_parts(scale, vector[0] ** 2 + vector[1] ** 2 + vector[2] ** 2)
+        radial = parts[1], parts[2], parts[3]
+        _add_along(work, _FIRST + site, vector, radial, first)
+        _add_along(work, _SECOND + site, vector, radial, second)
+        _add_along(work, _THIRD + site, vector, radial, third)
+        _add_along(work, _FOURTH + site, vector, radial, fourth)
 
 
 @inlined("contract")

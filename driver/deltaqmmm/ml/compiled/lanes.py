@@ -4,7 +4,7 @@ What leads from features back to positions is the same for all C members. Their 
 last axis, of four, with the G groups of four in the first one: each part of the way is found once for all of a group.
 
 In the compiled loops the four numbers are one vector. Left to itself the compiler would take them one after another:
-numba has switched off what would join them.
+what would join them is switched off in numba, because it made wrong code (github.com/numba/numba/pull/8852).
 """
 
 from __future__ import annotations

@@ -152,7 +152,7 @@ def _add_coulomb_pull_back(
                     load_coulomb(sites, begin, end, room)
                     for atom in range(qm.shape[1]):
                         given = gradients[group, frame, atom, 0, :, kind]
-                        pull_back_members(scale, qm[frame, atom], given, (0, end - begin), room)
+                        pull_back_members(scale, qm[frame, atom], given, end - begin, room)
                     give_members(sites, begin, end, room, by_site[group, frame])
     return True
 
@@ -185,6 +185,8 @@ def member_pull_back(
     shape = (n_groups, *qm.shape[:2], table.n_functions, table.n_rows, n_types, MEMBERS)
     check("the gradients", gradients, shape)
     check("by_site", by_site, (n_groups, *mm.shape, MEMBERS))
+    if not by_site.flags.c_contiguous:
+        raise ValueError("by_site is added to in place: it must be contiguous.")
     if table.n_functions == 0:
         return
     sites, gradients = site_room(mm.shape[1], n_types), np.ascontiguousarray(gradients)

@@ -53,7 +53,7 @@ class NetworkRoom(NamedTuple):
         layers: Outputs of each layer, after the activation, shape (C, N, outputs).
         by_layer: Derivatives of the activation, then those of the energies by what goes into it, likewise.
         by_input: Derivatives by the inputs, shape (C N, I).
-        by_feature: Derivatives by the features, shape (C N, F).
+        by_feature: Derivatives by the features, members filled up to groups of four, shape (4 G N, F).
         chunk: For the activation, shape (2, `CHUNK`).
     """
 
@@ -87,7 +87,7 @@ def _network_room(n_rows: int, n_members: int, n_features: int, n_inputs: int, w
         layers=by_layer(),
         by_layer=by_layer(),
         by_input=np.empty((n_members * n_rows, n_inputs)),
-        by_feature=np.empty((n_members * n_rows, n_features)),
+        by_feature=np.empty((MEMBERS * n_groups(n_members) * n_rows, n_features)),
         chunk=np.empty((2, CHUNK)),
     )
 
@@ -146,28 +146,19 @@ def _load_features(table: ElementTable, features: FloatArray, begin: int, found:
 
 
 @inlined("contract")
-def _give_slopes(table: ElementTable, by_feature: FloatArray, begin: int, n_members: int, slopes: FloatArray) -> None:
-    """Fill in the derivatives by the features of some atoms from those of each member (C N, F)."""
-    n_own, n_rows = len(table.atoms), len(by_feature) // n_members
+def _give_slopes(table: ElementTable, by_feature: FloatArray, begin: int, slopes: FloatArray) -> None:
+    """Fill in the derivatives by the features of some atoms, N, from those of each member (4 G N, F)."""
+    n_own, n_rows = len(table.atoms), len(by_feature) // (MEMBERS * len(slopes))
     for row in range(n_rows):
         frame, atom = (begin + row) // n_own, table.atoms[(begin + row) % n_own]
         for group in range(len(slopes)):
-            found, first = slopes[group, frame, atom], group * MEMBERS
+            found, first = slopes[group, frame, atom], group * MEMBERS * n_rows + row
             # All of a group at once: what is found is too much for a fast cache.
-            for lane in range(min(MEMBERS, n_members - first), MEMBERS):
-                for column in range(len(found)):
-                    found[column, lane] = 0.0
-            if first + MEMBERS <= n_members:
-                a, b = by_feature[first * n_rows + row], by_feature[(first + 1) * n_rows + row]
-                c, d = by_feature[(first + 2) * n_rows + row], by_feature[(first + 3) * n_rows + row]
-                for column in range(len(found)):
-                    found[column, 0], found[column, 1] = a[column], b[column]
-                    found[column, 2], found[column, 3] = c[column], d[column]
-                continue
-            for lane in range(n_members - first):
-                own = by_feature[(first + lane) * n_rows + row]
-                for column in range(len(found)):
-                    found[column, lane] = own[column]
+            a, b = by_feature[first], by_feature[first + n_rows]
+            c, d = by_feature[first + 2 * n_rows], by_feature[first + 3 * n_rows]
+            for column in range(len(found)):
+                found[column, 0], found[column, 1] = a[column], b[column]
+                found[column, 2], found[column, 3] = c[column], d[column]
 
 
 @inlined("contract")
@@ -199,6 +190,7 @@ def _evaluate_rows(
         np.dot(room.by_layer[0][member][:count], table.weights[0][member].T, by_input)
         _multiply(by_input, bends)
     np.dot(room.by_input[: n_members * count], table.transform.T, room.by_feature[: n_members * count])
+    room.by_feature[n_members * count :] = 0.0
 
 
 @Kernel
@@ -214,11 +206,11 @@ def evaluate_element(
         slopes: Those of the atoms of the element are filled in, shape (G, B, n, F, 4); see `lanes`.
         room: For B frames.
     """
-    n_rows, n_members = len(features) * len(table.atoms), len(energies)
+    n_rows, n_lanes = len(features) * len(table.atoms), MEMBERS * len(slopes)
     for begin in range(0, n_rows, ROWS):
         count = min(ROWS, n_rows - begin)
         _evaluate_rows(table, features, begin, count, energies, room)
-        _give_slopes(table, room.by_feature[: n_members * count], begin, n_members, slopes)
+        _give_slopes(table, room.by_feature[: n_lanes * count], begin, slopes)
     return True
 
 
