@@ -20,6 +20,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from deltaqmmm.cli.console import WARMING_UP
+
 HERE = Path(__file__).parent
 BIN = Path(sys.executable).parent
 SMILES = "O=c1cc[nH]c(=O)[nH]1"
@@ -27,6 +29,8 @@ BEADS = 4
 MODEL = HERE / "delta.safetensors"
 HARTREE_IN_KJ_PER_MOL = 2625.4996
 STALL_SECONDS = 180.0
+# The first step comes after the loops have been compiled, which took up to 132 s on machines with two cores.
+START_SECONDS = 900.0
 SPREAD_STRIDE = 10
 # i-PI starts all beads of an atom at one point; they spread in this time.
 SPREADING_FEMTOSECONDS = 25.0
@@ -126,20 +130,25 @@ def follow(folder, steps, stack):
     driver = start_program(
         [BIN / "deltaqmmm", "drive", "config.toml", "-u", "-a", address], folder, "driver.log", stack
     )
+    print(f"\n{WARMING_UP}", flush=True)
     output, last = folder / "run.out", time.monotonic()
     with tqdm(total=steps, desc="path-integral MD", unit="step") as bar:
         while True:
             ended = server.poll() is not None
             done = steps_done(output)
             if done > bar.n:
+                if bar.n == 0:
+                    # The estimate is of steps, not of the loops that were compiled before the first one.
+                    bar.unpause()
                 bar.update(done - bar.n)
                 last = time.monotonic()
             if ended and server.returncode == 0 and done >= steps:
                 break
             failed = ended or driver.poll() not in (None, 0)
-            if failed or time.monotonic() - last > STALL_SECONDS:
+            patience = STALL_SECONDS if bar.n else START_SECONDS
+            if failed or time.monotonic() - last > patience:
                 bar.close()
-                fail(folder, "ended too early" if failed else f"made no step in {STALL_SECONDS:.0f} s")
+                fail(folder, "ended too early" if failed else f"made no step in {patience:.0f} s")
             time.sleep(0.25)
     driver.wait(20)
 
