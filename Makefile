@@ -23,7 +23,7 @@ TEST_STAMP := $(VENV)/.installed-test
 PLUMED_WHEEL := $(shell sed -n 's/^\# \(hillclimber==.*\)/\1/p' constraints.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-quick physics lint format types bench clean
+.PHONY: help install demo test test-quick physics lint format types loops bench clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,7 +52,8 @@ install: $(DEMO_STAMP)  ## create .venv with deltaqmmm and i-PI in it
 demo: $(DEMO_STAMP)  ## path-integral MD of uracil in water, end to end (about 3 minutes)
 	$(BIN)/python examples/uracil_water/demo.py
 
-test: lint types  ## lint, format check, types, import rules, and every test
+test: $(TEST_STAMP)  ## lint, format check, types, import rules, and every test
+	@$(MAKE) --no-print-directory --jobs 2 lint types loops
 	$(TESTED) $(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist worksteal $(PYTEST_FLAGS)
 
 test-quick: $(TEST_STAMP)  ## only the tests not marked slow
@@ -68,6 +69,10 @@ lint: $(TEST_STAMP)  ## ruff (lint and format) and import-linter
 
 types: $(TEST_STAMP)  ## mypy --strict on the package
 	$(BIN)/mypy --strict driver
+
+# Otherwise the first tests wait for them, and two workers compile the same.
+loops: $(TEST_STAMP)  ## compile the loops once, for all that starts later
+	$(TESTED) $(BIN)/deltaqmmm check examples/uracil_water/box/config.toml
 
 format: $(TEST_STAMP)  ## rewrite the sources in the house format
 	$(BIN)/ruff check --fix .

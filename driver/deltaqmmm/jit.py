@@ -1,11 +1,16 @@
-"""How loops are compiled with numba: at the first call, and kept on disk where numba finds a place for them."""
+"""How loops are compiled with numba: at the first call, and kept on disk where numba finds a place for them.
+
+Of several processes that need the same loop for the first time one compiles it, and the others wait for it.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import pickle
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -22,6 +27,11 @@ _INNER: dict[str, Any] = {**_OPTIONS, "no_cpython_wrapper": True}
 
 _DAMAGE = EOFError, pickle.UnpicklingError
 """What numba raises where a kept function was not written whole."""
+
+_LONGEST_WAIT = 300.0
+"""Seconds to wait for another process to compile a loop, which takes up to forty here."""
+_LOOK_SECONDS = 0.05
+"""How often to look whether it has."""
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -61,6 +71,33 @@ def keep_blas_on_one_thread() -> None:
             library.set_num_threads(1)
 
 
+@contextlib.contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Hold a file that one process at a time can hold; after a long wait, or where files cannot be held, go on without.
+
+    The file stays: if it were deleted, one process could hold the old file and another one a new one.
+    """
+    with contextlib.ExitStack() as at_the_end:
+        # No such folder, no right to write there, a file system without locks.
+        with contextlib.suppress(OSError):
+            file = at_the_end.enter_context(path.open("ab"))
+            deadline = time.monotonic() + _LONGEST_WAIT
+            while not _held(file.fileno()) and time.monotonic() < deadline:
+                time.sleep(_LOOK_SECONDS)
+            # Not left to the closing: a process that was forked meanwhile has the file open too.
+            at_the_end.callback(fcntl.flock, file.fileno(), fcntl.LOCK_UN)
+        yield
+
+
+def _held(descriptor: int) -> bool:
+    """Whether a file could be locked at once."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
 class Kernel:
     """A compiled function that is kept on disk if possible, and compiled anew in each process if not."""
 
@@ -69,13 +106,24 @@ class Kernel:
         function.__qualname__ = f"{function.__qualname__}_{_state_of_sources(function)}"
         self._function = function
         self._compiled: Callable[..., Any]
+        self._lock: Path | None = None
         try:
-            self._compiled = numba.njit(cache=True, **_OPTIONS)(function)
+            kept: Any = numba.njit(cache=True, **_OPTIONS)(function)
+            self._lock = Path(kept.stats.cache_path, f"{function.__qualname__}.lock")
+            self._compiled = kept
         except RuntimeError:  # no folder to keep it in
             self._compiled = numba.njit(**_OPTIONS)(function)
 
     def __call__(self, *arguments: object) -> bool:
         """What the function returns."""
+        if self._lock is None:
+            return self._call(arguments)
+        # What another process compiles and keeps meanwhile is found there.
+        with _alone(self._lock):
+            self._lock = None
+            return self._call(arguments)
+
+    def _call(self, arguments: tuple[object, ...]) -> bool:
         # The loops themselves use no files: what fails is the folder.
         with contextlib.suppress(OSError):  # it can no longer be written (a full disk)
             try:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import importlib.util
+import threading
+import time
 
 import numba
 import pytest
@@ -108,3 +110,48 @@ def test_the_state_of_the_sources(tmp_path):
     states.append(jit._state_of_sources(function))
     assert len(set(states)) == 4
     assert jit._state_of_sources(function) == states[-1]
+
+
+def called_in_a_thread(kernel, found):
+    thread = threading.Thread(target=lambda: found.append(kernel(1)))
+    thread.start()
+    return thread
+
+
+def test_one_compiles_and_the_others_wait(tmp_path, monkeypatch):
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path / "kept"))
+    source, found = tmp_path / "sixth.py", []
+    first, second = Kernel(imported(source)), Kernel(imported(source))
+    # As another process would: locks are of open files.
+    with jit._alone(first._lock):
+        thread = called_in_a_thread(second, found)
+        assert first._call((1,))
+        thread.join(0.3)
+        assert not found
+    thread.join(60.0)
+    assert found == [True]
+    assert len(second._compiled.stats.cache_hits) == 1
+    assert not second._compiled.stats.cache_misses
+
+
+def test_who_compiles_for_too_long_is_not_waited_for(tmp_path, monkeypatch):
+    """It may be stopped."""
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path / "kept"))
+    monkeypatch.setattr(jit, "_LONGEST_WAIT", 0.2)
+    found, kernel = [], Kernel(imported(tmp_path / "seventh.py"))
+    start = time.monotonic()
+    with jit._alone(kernel._lock):
+        called_in_a_thread(kernel, found).join(60.0)
+        assert found == [True]
+    assert time.monotonic() - start >= 0.2
+
+
+@pytest.mark.parametrize("error", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks(tmp_path, monkeypatch, error):
+    def refused(*arguments):
+        raise OSError(error, "no locks")
+
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path / "kept"))
+    monkeypatch.setattr(jit.fcntl, "flock", refused)
+    assert Kernel(imported(tmp_path / "eighth.py"))(1)
+    assert len(list((tmp_path / "kept").rglob("*.nbc"))) == 1
