@@ -116,10 +116,11 @@ class Kernel:
 
     def __call__(self, *arguments: object) -> bool:
         """What the function returns."""
-        if self._lock is None:
+        lock = self._lock  # another thread may set it to None meanwhile
+        if lock is None:
             return self._call(arguments)
         # What another process compiles and keeps meanwhile is found there.
-        with _alone(self._lock):
+        with _alone(lock):
             self._lock = None
             return self._call(arguments)
 
