@@ -52,7 +52,9 @@ def add_parser(commands: Any, parents: Sequence[argparse.ArgumentParser]) -> Non
     parser.add_argument(
         "--frames", type=Path, metavar="FILE", help="take the first frame of this file, not the configured coordinates"
     )
-    parser.add_argument("--atoms", type=int, default=3, metavar="N", help="atoms per class (default 3)")
+    parser.add_argument(
+        "--atoms", type=int, default=3, metavar="N", help="atoms per class (default 3); of the MM terms one"
+    )
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="of the choice of atoms (default 1)")
     parser.add_argument("--profile", action="store_true", help="print what a step costs, by term and batch size")
     parser.add_argument(

@@ -34,8 +34,8 @@ Read are i-PI's xyz and every format of ASE (extxyz, pdb, ...). The output follo
 gives them back): energy, forces, stress if [mm] virial = true; per atom `charges`, Mulliken in the QM region and the
 fixed MM charge elsewhere, and `qm` (1 in the QM region); per frame the terms as `energy_NAME`, `qm_dipole`
 (e angstrom, about the centre of mass of the QM region) and `scc_iterations`; with a committee of corrections
-`committee_energy_spread` and `committee_force_spread`, and `correction_scale` where it may fade. A model that replaces
-DFTB gives no charges."""
+`committee_energy_spread` (eV) and `committee_force_spread` (eV/angstrom), and `correction_scale` where it may fade. A
+model that replaces DFTB gives no charges."""
 
 _SPREADS = {
     "committee_energy_spread": HARTREE_IN_ELECTRONVOLT,

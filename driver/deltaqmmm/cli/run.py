@@ -18,7 +18,7 @@ Run a simulation: start i-PI and a driver for every <ffsocket> of its input, sho
 Ctrl-C, or SIGTERM, ends both in order, and the same command goes on where they stopped: from i-PI's RESTART, or the
 newest file of a <checkpoint> (run.checkpoint.kept is the last whole one, should a kill come while i-PI writes over it).
 If one of them fails the others are ended, and the message says why. Nothing is left
-running, and no socket. The logs are ipi.log and driver.log.
+running, and no socket. The logs are ipi.log and driver.log; of several drivers driver_NAME.log, driver_1.log, ...
 
 An <ffsocket> whose name is made of the names of terms (mm, dftb, correction), as name='mm_dftb', is served these terms;
 any other is served the whole potential. Without an <ffsocket> i-PI runs alone."""

@@ -27,9 +27,9 @@ Run i-PI with this driver at every combination of temperatures and beads, and ch
 A run of a few picoseconds sees few arrangements of the molecules around the solute. Many short runs (--replicas) from
 start structures of a long simulation with the force field alone see more, and such frames make better networks.
 
-Each run has a folder below OUTPUT.runs (--folder). The same command goes on after any interruption: finished runs are
-kept, one that was under way goes on from i-PI's last checkpoint. With another --count, --pick or --discard the runs are
-not repeated.
+Each run has a folder below --folder (for `-o train.xyz` train.runs). The same command goes on after any interruption:
+finished runs are kept, one that was under way goes on from i-PI's last checkpoint. With another --count, --pick or
+--discard the runs are not repeated.
 
 Chosen are frames of single beads, the same number from each run, in turns, so that any first part of OUTPUT holds every
 condition. `farthest` takes the frame that is least like all before, by the distances within the QM region and the

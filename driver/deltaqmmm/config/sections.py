@@ -75,7 +75,7 @@ class DFTBSection:
     parameters: str = key(text(), "name of the Slater-Koster set, which is also the name of its folder", "3ob-3-1")
     parameter_folder: Path | None = key(
         path(folder=True),
-        "folder of the A-B.skf files; if absent, the set is searched in DFTB_PREFIX and in the AmberTools wheel",
+        "folder of the A-B.skf files; if absent, sought in DFTB_PREFIX, $AMBERHOME/dat/slko, the AmberTools wheel",
         None,
     )
     hubbard_derivatives: Mapping[str, float] | None = key(
@@ -307,7 +307,9 @@ class CorrectionSection:
         True,
     )
     committee_extras: bool = key(
-        boolean(), "send every member's energy, forces and virial as i-PI's <ffcommittee> reads them", False
+        boolean(),
+        "send every member's energy, forces and virial (zeros without [mm] virial) as i-PI's <ffcommittee> reads them",
+        False,
     )
     energy_spread_limit_kj_per_mol: float | None = key(
         number(above=0.0), "largest standard deviation of the members' energies; absent: no limit", None
@@ -337,7 +339,7 @@ class CorrectionSection:
 
 @dataclass(frozen=True)
 class DriverSection:
-    """[driver]: how `deltaqmmm drive` runs; its flags override these keys."""
+    """[driver]: how `deltaqmmm drive` runs; --wait and --reconnect override two of these keys."""
 
     threads: int = key(
         integer(minimum=0),
