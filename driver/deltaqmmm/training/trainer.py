@@ -5,11 +5,8 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,57 +19,21 @@ from deltaqmmm.ml import (
     ModelInfo,
     SiteTypes,
     SymmetryFunctions,
-    combine,
-    n_features,
     type_names,
 )
 from deltaqmmm.results import FloatArray
 from deltaqmmm.training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from deltaqmmm.training.inputs import features_of, untrained_network
 from deltaqmmm.training.loss import squared_errors
-from deltaqmmm.training.preparation import PreparedFrames, prepare
+from deltaqmmm.training.preparation import prepare
+from deltaqmmm.training.report import EpochReport
+from deltaqmmm.training.schedule import held_out_frames, learning_rate, pieces
 from deltaqmmm.training.settings import TrainingSettings
 from deltaqmmm.units import KJ_PER_MOL
 
 FEWEST_FRAMES = 10
 CHECKPOINT_SECONDS = 20.0
-REACH = 6.0
-"""Standard deviations over the training set beyond which an input of the networks grows no more: a water that comes
-closer than any before would else make energies of any size."""
 VALIDATION_BATCH = 64
-
-
-@dataclass(frozen=True, eq=False)
-class EpochReport:
-    """How far training is.
-
-    Attributes:
-        epoch: Epochs done.
-        epochs: Of how many at most.
-        learning_rate: In this epoch.
-        training: Root-mean-square errors of each member over its training frames during the epoch, shape (C, 3):
-            energy in kJ/mol, QM and MM gradients in kJ/mol/angstrom.
-        validation: The same over its validation frames after the epoch, with the averaged weights.
-        best_epochs: Epoch of the best validation loss of each member, shape (C,).
-        seconds: Wall time of the epoch.
-    """
-
-    epoch: int
-    epochs: int
-    learning_rate: float
-    training: FloatArray
-    validation: FloatArray
-    best_epochs: tuple[int, ...]
-    seconds: float
-
-    def to_json(self) -> dict[str, object]:
-        """As plain values."""
-        return {**vars(self), "training": self.training.tolist(), "validation": self.validation.tolist()}
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> EpochReport:
-        """The inverse of `to_json`."""
-        arrays = {name: np.array(values[name], dtype=np.float64) for name in ("training", "validation")}
-        return cls(**{**values, **arrays, "best_epochs": tuple(values["best_epochs"])})
 
 
 class Trainer:
@@ -117,7 +78,7 @@ class Trainer:
         self._atoms = descriptor.atoms
         self._frames = prepare(dataset, descriptor, settings.target, settings.mm_gradient_cutoff, on_frames)
         self._offsets, self._targets = self._remove_offsets()
-        self._held_out = _held_out_frames(len(dataset.frames), settings)
+        self._held_out = held_out_frames(len(dataset.frames), settings)
         self._network = self._new_network()
         self._averaged = self._copy(self._network)
         self._best = self._copy(self._network)
@@ -249,22 +210,10 @@ class Trainer:
         return offsets, (self._frames.energies - (offsets * counts).sum()).to(torch.float32)
 
     def _new_network(self) -> CommitteeNetwork:
-        settings = self.settings
-        frames = self._frames
-        features = torch.cat([_features(part) for part in self._batches(torch.arange(len(frames)), VALIDATION_BATCH)])
-        maps = [_decorrelate(features[:, atoms].flatten(0, 1), settings) for atoms in self._atoms]
-        count = n_features(self.functions, len(self.elements), len(self.mm_types))
-        inputs = [transform.shape[1] for _, transform, _ in maps]
-        network = CommitteeNetwork(self.elements, count, inputs, settings.hidden, settings.members)
-        network.initialise(
-            [torch.Generator().manual_seed(settings.seed * 1000 + member) for member in range(settings.members)]
-        )
-        for element, (mean, transform, reach) in zip(self.elements, maps, strict=True):
-            network.get_buffer(f"mean_{element}").copy_(mean)
-            network.get_buffer(f"transform_{element}").copy_(transform)
-            network.get_buffer(f"reach_{element}").copy_(reach)
-        network.get_buffer("scale").fill_(max(float(self._targets.std()), KJ_PER_MOL))
-        return network
+        indices = torch.arange(len(self._frames))
+        features = torch.cat([features_of(self._frames.take(part)) for part in pieces(indices, VALIDATION_BATCH)])
+        scale = max(float(self._targets.std()), KJ_PER_MOL)
+        return untrained_network(features, self._atoms, self.elements, scale, self.settings)
 
     def _copy(self, network: CommitteeNetwork) -> CommitteeNetwork:
         copy = CommitteeNetwork(
@@ -272,9 +221,6 @@ class Trainer:
         )
         copy.load_state_dict(network.state_dict())
         return copy.requires_grad_(False)
-
-    def _batches(self, indices: Tensor, size: int) -> Sequence[PreparedFrames]:
-        return [self._frames.take(part) for part in _pieces(indices, size)]
 
     def _exhausted(self) -> bool:
         """Whether no member has got better for long."""
@@ -290,7 +236,7 @@ class Trainer:
         generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + self._epoch)
         order = torch.randperm(len(self._frames), generator=generator)
         sums = torch.zeros(settings.members, 3, dtype=torch.float64)
-        for part in _pieces(order, settings.batch_size):
+        for part in pieces(order, settings.batch_size):
             sums += self._step(part)
         self._epoch += 1
         learnt = (~self._held_out).sum(dim=1, keepdim=True).double()
@@ -337,7 +283,7 @@ class Trainer:
         """Root-mean-square errors of the averaged networks over each member's own frames, and their losses."""
         indices = self._held_out.any(dim=0).nonzero()[:, 0]
         sums = torch.zeros(self.settings.members, 4, dtype=torch.float64)
-        for part in _pieces(indices, VALIDATION_BATCH):
+        for part in pieces(indices, VALIDATION_BATCH):
             errors = squared_errors(
                 self._averaged, self._frames.take(part), self._atoms, self._targets[part], differentiable=False
             )
@@ -353,17 +299,6 @@ class Trainer:
                 best[member] = average[member]
 
 
-def _pieces(indices: Tensor, size: int) -> list[Tensor]:
-    return [indices[start : start + size] for start in range(0, len(indices), size)]
-
-
-def learning_rate(settings: TrainingSettings, epoch: int) -> float:
-    """A short rise, then half a cosine down to a hundredth of the first value."""
-    rise = min(1.0, (epoch + 1) / 5)
-    progress = epoch / max(settings.epochs - 1, 1)
-    return settings.learning_rate * rise * (0.01 + 0.99 * 0.5 * (1.0 + math.cos(math.pi * progress)))
-
-
 def _weighted(errors: Sequence[Tensor], settings: TrainingSettings) -> Tensor:
     energy, qm_gradient, mm_gradient, mm_potential = errors
     return (
@@ -372,36 +307,3 @@ def _weighted(errors: Sequence[Tensor], settings: TrainingSettings) -> Tensor:
         + settings.mm_gradient_weight * mm_gradient
         + settings.mm_potential_weight * mm_potential
     )
-
-
-def _held_out_frames(count: int, settings: TrainingSettings) -> Tensor:
-    """Which frames each member does not learn from, shape (C, F): disjoint sets while there are enough frames."""
-    size = min(max(1, round(settings.validation_fraction * count)), count - 1)
-    order = np.random.default_rng(settings.seed).permutation(count)
-    held = torch.zeros(settings.members, count, dtype=torch.bool)
-    for member in range(settings.members):
-        held[member, torch.as_tensor(order[(member * size + np.arange(size)) % count])] = True
-    return held
-
-
-def _features(frames: PreparedFrames) -> Tensor:
-    return combine([tensor.double() for tensor in frames.moments()])
-
-
-def _decorrelate(features: Tensor, settings: TrainingSettings) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean (F,) of features (N, F), the map (F, D) to uncorrelated combinations, and how far these may reach (D,).
-
-    The combination of variance v (of features of unit variance each) is divided by a power of v: with the power 0 all
-    keep their sizes, and networks learn the large ones first; with 1/2 all get the same size, noise included.
-    """
-    mean = features.mean(dim=0)
-    centred = features - mean
-    deviation = centred.square().mean(dim=0).sqrt()
-    # A feature that never changes (no such neighbour) is left out.
-    inverse = torch.where(deviation > 1e-10 * deviation.max(), 1.0 / deviation.clamp(min=1e-30), 0.0)
-    standard = centred * inverse
-    values, vectors = torch.linalg.eigh(standard.T @ standard / len(features))
-    kept = values > settings.smallest_variance * values.mean()
-    largest = values.max()
-    transform = inverse[:, None] * vectors[:, kept] / (largest.sqrt() * (values[kept] / largest) ** settings.whitening)
-    return mean, transform, REACH * (centred @ transform).square().mean(dim=0).sqrt()
