@@ -9,9 +9,7 @@ import time
 
 import numpy as np
 
-from deltaqmmm.errors import (
-    DeltaqmmmError,
-)
+from deltaqmmm.errors import DeltaqmmmError
 from deltaqmmm.ipi import Client, ClientSettings, ExpectedFrames, StopRequest
 from tests.integration.ipi import toy_potential
 

@@ -8,12 +8,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from deltaqmmm.errors import (
-    ConvergenceError,
-    FrameError,
-    NonFiniteError,
-    ProtocolError,
-)
+from deltaqmmm.errors import ConvergenceError, FrameError, NonFiniteError, ProtocolError
 from deltaqmmm.ipi import ClientSettings, EndReason
 from deltaqmmm.results import Evaluation
 from tests.integration.ipi import toy_potential

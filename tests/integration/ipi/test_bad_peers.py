@@ -11,19 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from deltaqmmm.errors import (
-    InputError,
-    ProtocolError,
-    ServerUnavailableError,
-)
+from deltaqmmm.errors import InputError, ProtocolError, ServerUnavailableError
 from deltaqmmm.ipi import Client, ClientSettings, EndReason, ExpectedFrames, InetAddress, StopRequest, UnixAddress
 from tests.integration.ipi import toy_potential
-from tests.integration.ipi.scripted import (
-    N_ATOMS,
-    QUICK,
-    assert_error,
-    run,
-)
+from tests.integration.ipi.scripted import N_ATOMS, QUICK, assert_error, run
 from tests.integration.ipi.server import free_port
 
 

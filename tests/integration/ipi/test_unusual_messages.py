@@ -15,17 +15,7 @@ import numpy as np
 
 from deltaqmmm.ipi import Client, ClientSettings, EndReason, ExpectedFrames, StopRequest
 from tests.integration.ipi import toy_potential
-from tests.integration.ipi.scripted import (
-    ALLOWED,
-    COLUMNS,
-    GREETING,
-    POSITIONS,
-    header,
-    init,
-    never,
-    posdata,
-    run,
-)
+from tests.integration.ipi.scripted import ALLOWED, COLUMNS, GREETING, POSITIONS, header, init, never, posdata, run
 
 
 def test_messages_in_crumbs(address):
