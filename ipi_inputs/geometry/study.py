@@ -12,12 +12,13 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import parmed
 from ase.data import atomic_masses, atomic_numbers
+from openmm import app, unit
 
 from deltaqmmm.analysis import figures
 from deltaqmmm.analysis.outputs import read_trajectory
 from deltaqmmm.analysis.spectra import harmonic_wavenumbers, normal_modes
+from deltaqmmm.build.amber import run_program
 from deltaqmmm.build.ipi_input import init_xyz
 from deltaqmmm.units import ANGSTROM, DALTON
 
@@ -27,6 +28,13 @@ DATA = HERE.parents[1] / "tests" / "data" / "uracil_dftbplus_modes.json"
 RIGID = 6
 START, CHECKPOINT = "<file mode='xyz'> init.xyz </file>", "<file mode='chk'> RESTART </file>"
 STEP = 0.005  # of the finite differences, bohr, as in vibrations.xml
+# For cpptraj: uracil without the water and without a box.
+ALONE = """\
+parm {system}/system.prmtop
+trajin {system}/system.rst7
+strip !:URA nobox parmout system.prmtop
+trajout system.rst7 restart
+"""
 
 
 def main(folder, system=SMALL, figure=None):
@@ -67,18 +75,22 @@ def main(folder, system=SMALL, figure=None):
 def gas_system(system, folder):
     """The QM molecule of a system alone: a folder like those of `deltaqmmm build`."""
     if not (folder / "init.xyz").is_file():
-        folder.mkdir(exist_ok=True)
-        molecule = parmed.load_file(str(system / "system.prmtop"), str(system / "system.rst7"))[":URA"]
-        molecule.box = None
-        molecule.save(str(folder / "system.prmtop"), overwrite=True)
-        molecule.save(str(folder / "system.rst7"), overwrite=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "alone.in").write_text(ALONE.format(system=system.resolve()))
+        run_program("cpptraj", ["-i", "alone.in"], folder, f"Look at {folder / 'alone.in'}.")
         lines = (system / "config.toml").read_text().splitlines()
         # Without a box there is no cutoff.
         kept = [line for line in lines if not line.startswith(("cutoff_angstrom", "switch_angstrom"))]
         (folder / "config.toml").write_text("\n".join(kept) + "\n")
-        symbols = [atom.element_name for atom in molecule.atoms]
-        (folder / "init.xyz").write_text(init_xyz(symbols, molecule.coordinates * ANGSTROM, None))
+        (folder / "init.xyz").write_text(init_xyz(*molecule(folder), None))
     return folder
+
+
+def molecule(folder):
+    """Elements and positions, bohr, of a system in AMBER's files."""
+    atoms = app.AmberPrmtopFile(str(folder / "system.prmtop")).topology.atoms()
+    positions = app.AmberInpcrdFile(str(folder / "system.rst7")).getPositions(asNumpy=True)
+    return [atom.element.symbol for atom in atoms], positions.value_in_unit(unit.angstrom) * ANGSTROM
 
 
 def vibrate(folder, system):
@@ -156,12 +168,10 @@ def reference():
     sys.path.insert(0, str(root))
     from benchmarks.dftbplus import MIXERS, SOLVERS, find_library, import_module, input_text, version
 
-    molecule = parmed.load_file(str(SMALL / "system.prmtop"), str(SMALL / "system.rst7"))[":URA"]
-    symbols = [atom.element_name for atom in molecule.atoms]
+    symbols, start = molecule(gas_system(SMALL, root / "build" / "uracil"))
     settings = dftb_settings(read_config(SMALL / "config.toml"))
     library = find_library()
     module = import_module(library)
-    start = np.asarray(molecule.coordinates, dtype=np.float64) * ANGSTROM
     work = root / "build" / "dftbplus"
     work.mkdir(parents=True, exist_ok=True)
     os.chdir(work)
