@@ -1,4 +1,4 @@
-"""Scripts beside the inputs and in the examples find what they import: most of them run by hand or in `make physics`."""
+"""Scripts beside inputs and in the examples find what they import: most of them run in `make physics` or by hand."""
 
 import importlib.util
 import sys
