@@ -7,19 +7,21 @@ python study.py --reference          computes tests/data/uracil_dftbplus_modes.j
 import argparse
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 from ase.data import atomic_masses, atomic_numbers
-from openmm import app, unit
 
 from deltaqmmm.analysis import figures
 from deltaqmmm.analysis.outputs import read_trajectory
 from deltaqmmm.analysis.spectra import harmonic_wavenumbers, normal_modes
 from deltaqmmm.build.amber import run_program
 from deltaqmmm.build.ipi_input import init_xyz
+from deltaqmmm.config import read_config
+from deltaqmmm.config.parts import dftb_settings, read_topology
 from deltaqmmm.units import ANGSTROM, DALTON
 
 HERE = Path(__file__).resolve().parent
@@ -30,8 +32,8 @@ START, CHECKPOINT = "<file mode='xyz'> init.xyz </file>", "<file mode='chk'> RES
 STEP = 0.005  # of the finite differences, bohr, as in vibrations.xml
 # For cpptraj: uracil without the water and without a box.
 ALONE = """\
-parm {system}/system.prmtop
-trajin {system}/system.rst7
+parm box.prmtop
+trajin box.rst7
 strip !:URA nobox parmout system.prmtop
 trajout system.rst7 restart
 """
@@ -76,21 +78,18 @@ def gas_system(system, folder):
     """The QM molecule of a system alone: a folder like those of `deltaqmmm build`."""
     if not (folder / "init.xyz").is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "alone.in").write_text(ALONE.format(system=system.resolve()))
+        # cpptraj takes no path with a blank in it.
+        for suffix in ("prmtop", "rst7"):
+            shutil.copy(system / f"system.{suffix}", folder / f"box.{suffix}")
+        (folder / "alone.in").write_text(ALONE)
         run_program("cpptraj", ["-i", "alone.in"], folder, f"Look at {folder / 'alone.in'}.")
         lines = (system / "config.toml").read_text().splitlines()
         # Without a box there is no cutoff.
         kept = [line for line in lines if not line.startswith(("cutoff_angstrom", "switch_angstrom"))]
         (folder / "config.toml").write_text("\n".join(kept) + "\n")
-        (folder / "init.xyz").write_text(init_xyz(*molecule(folder), None))
+        molecule = read_topology(read_config(folder / "config.toml"))
+        (folder / "init.xyz").write_text(init_xyz(molecule.symbols, molecule.positions, None))
     return folder
-
-
-def molecule(folder):
-    """Elements and positions, bohr, of a system in AMBER's files."""
-    atoms = app.AmberPrmtopFile(str(folder / "system.prmtop")).topology.atoms()
-    positions = app.AmberInpcrdFile(str(folder / "system.rst7")).getPositions(asNumpy=True)
-    return [atom.element.symbol for atom in atoms], positions.value_in_unit(unit.angstrom) * ANGSTROM
 
 
 def vibrate(folder, system):
@@ -161,14 +160,12 @@ def reference():
 
     from scipy.optimize import minimize
 
-    from deltaqmmm.config import read_config
-    from deltaqmmm.config.parts import dftb_settings
-
     root = HERE.parents[1]
     sys.path.insert(0, str(root))
     from benchmarks.dftbplus import MIXERS, SOLVERS, find_library, import_module, input_text, version
 
-    symbols, start = molecule(gas_system(SMALL, root / "build" / "uracil"))
+    molecule = read_topology(read_config(gas_system(SMALL, root / "build" / "uracil") / "config.toml"))
+    symbols, start = molecule.symbols, molecule.positions
     settings = dftb_settings(read_config(SMALL / "config.toml"))
     library = find_library()
     module = import_module(library)
