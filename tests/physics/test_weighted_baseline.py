@@ -33,15 +33,16 @@ def test_the_weight_falls_outside_of_the_training_range(numbers):
     assert outside["frames"] > 20 > inside["frames"]
 
 
+# So it was with an earlier committee; the members of the shipped one agree on the bond up to 0.45 angstrom.
+@pytest.mark.xfail(reason="from 0.35 to 0.45 angstrom the weight is up to 0.89 with the shipped committee", strict=True)
 def test_a_broken_bond_goes_back_to_the_baseline(numbers):
+    scan = numbers["scan"]
+    far = scan["stretch"] > 0.35
+    assert scan["weight"][far].max() < 0.6
+
+
+def test_a_bond_that_is_far_out_goes_back_to_the_baseline_and_one_that_is_not_does_not(numbers):
     scan = numbers["scan"]
     assert scan["weight"][scan["stretch"] > 0.55].max() < 0.6
     inside = np.abs(scan["stretch"]) < 0.06
     assert scan["weight"][inside].min() > 0.95
-
-
-@pytest.mark.xfail(reason="the members of the shipped committee agree on a bond that is stretched by less", strict=True)
-def test_a_bond_stretched_by_a_third_goes_back_to_the_baseline(numbers):
-    """So it was with the committee that was shipped before."""
-    scan = numbers["scan"]
-    assert scan["weight"][scan["stretch"] > 0.35].max() < 0.6
