@@ -18,6 +18,7 @@ from openmm import unit
 from deltaqmmm.build import BuildOptions, build_system
 from deltaqmmm.build.amber import find_program, parametrise, run_program
 from deltaqmmm.build.molecule import read_solutes
+from deltaqmmm.config import read_config
 from deltaqmmm.errors import ExternalToolError, InputError, TopologyError
 from deltaqmmm.system import System, parse_selection
 from deltaqmmm.topology import NonbondedSettings, load_topology
@@ -115,9 +116,8 @@ def test_the_same_seed_gives_the_same_files(methanol, tmp_path):
 
 
 def test_the_configuration_is_read(methanol):
-    config = pytest.importorskip("deltaqmmm.config")
     report, _ = methanol
-    read = config.read_config(report.folder / "config.toml")
+    read = read_config(report.folder / "config.toml")
     assert read.system.topology == (report.folder / "system.prmtop").resolve()
     assert read.qm.residues == ("MOH",)
 
