@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 import torch
 
 from deltaqmmm.training.inputs import features_of
 from deltaqmmm.training.trainer import Trainer
+from deltaqmmm.units import KJ_PER_MOL
 from tests.unit.training.helpers import FUNCTIONS, SETTINGS, make_dataset
 
 
@@ -26,3 +28,10 @@ def test_whitened_features_have_no_mean_and_no_correlation():
         torch.testing.assert_close(inputs.mean(dim=0), torch.zeros(inputs.shape[1]).double(), rtol=0.0, atol=1e-3)
         scaled = covariance / covariance.diagonal().mean()
         torch.testing.assert_close(scaled, torch.eye(len(scaled)).double(), rtol=0.0, atol=1e-2)
+
+
+def test_energies_are_in_units_of_their_deviation():
+    trainer = Trainer(make_dataset(), SETTINGS, FUNCTIONS)
+    deviation = float(trainer._targets.std())
+    assert deviation > KJ_PER_MOL
+    assert float(trainer.model().network.get_buffer("scale")) == pytest.approx(deviation, rel=1e-6)
